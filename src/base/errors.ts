@@ -37,7 +37,11 @@ export class HalftoneError extends Error {
 
 /** True for errors thrown by halftone, optionally of one code. Works across copies of the package. */
 export function isHalftoneError(error: unknown, code?: ErrorCode): error is HalftoneError {
-  return error instanceof Error && error.name === 'HalftoneError' && (code === undefined || (error as HalftoneError).code === code);
+  return (
+    error instanceof Error &&
+    error.name === 'HalftoneError' &&
+    (code === undefined || (error as HalftoneError).code === code)
+  );
 }
 
 /** The message of anything that was thrown. */

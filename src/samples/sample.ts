@@ -1,8 +1,5 @@
 /** What a model is fed: named tensors, one sample (or one batch) at a time, as a stream that can be read more than once. */
-import type { Tensor } from '../tensor/tensor.ts';
-
-/** Model input name → tensor. The leading axis is the batch. */
-export type Feeds = Readonly<Record<string, Tensor>>;
+import type { Feeds } from '../runtime/runtime.ts';
 
 /** A repeatable stream of samples. Each call to `[Symbol.asyncIterator]` starts again from the first sample. */
 export interface Samples extends AsyncIterable<Feeds> {
@@ -12,11 +9,4 @@ export interface Samples extends AsyncIterable<Feeds> {
   readonly count?: number;
   /** True when the values are made up, so that no statement about accuracy may rest on them. */
   readonly synthetic?: boolean;
-}
-
-/** One input of a model, as the runtime declares it. Symbolic dimensions are names. */
-export interface InputInfo {
-  readonly name: string;
-  readonly dtype: Tensor['dtype'];
-  readonly shape: readonly (number | string)[];
 }

@@ -125,8 +125,9 @@ export class Tensor {
   /** The elements of an int64 or uint64 tensor. */
   bigints(): BigInt64Array | BigUint64Array {
     const data = aligned(this.bytes, 8);
-    const View = this.dtype === 'uint64' ? BigUint64Array : BigInt64Array;
-    return new View(data.buffer, data.byteOffset, data.byteLength / 8);
+    return this.dtype === 'uint64'
+      ? new BigUint64Array(data.buffer, data.byteOffset, data.byteLength / 8)
+      : new BigInt64Array(data.buffer, data.byteOffset, data.byteLength / 8);
   }
 
   /** Integers of an int64 or int32 tensor as numbers; values beyond 2^53 lose their last digits. */
