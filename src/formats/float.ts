@@ -1,0 +1,14 @@
+/** Float number formats that tensors can be stored in without scales. */
+
+export interface FloatFormat<Id extends string = string> {
+  readonly kind: 'float';
+  /** The name of the element type in `tensor/dtype.ts`. */
+  readonly id: Id;
+  readonly bits: number;
+}
+
+/** IEEE 754 binary16. */
+export const float16: FloatFormat<'float16'> = { kind: 'float', id: 'float16', bits: 16 };
+
+/** The upper half of a float32. */
+export const bfloat16: FloatFormat<'bfloat16'> = { kind: 'float', id: 'bfloat16', bits: 16 };

@@ -1,0 +1,200 @@
+/** The complete, readable kernels in plain TypeScript. Every faster build is held against them. */
+import { HalftoneError } from '../base/errors.ts';
+import { roundHalfToEven } from '../base/round.ts';
+import type { Codes } from '../formats/quantized.ts';
+import type { BlockLayout, ChannelLayout, Extent, Kernel } from './kernel.ts';
+
+/** One code. See `Kernel.quantize`. */
+export function quantizeValue(value: number, scale: number, zeroPoint: number, min: number, max: number): number {
+  const ratio = Math.fround(value / scale);
+  const code = Number.isInteger(zeroPoint) ? roundHalfToEven(ratio) + zeroPoint : roundHalfToEven(ratio + zeroPoint);
+  return code > min ? (code < max ? code : max) : min;
+}
+
+/** One value. See `Kernel.dequantize`. */
+export function dequantizeValue(code: number, scale: number, zeroPoint: number): number {
+  return Math.fround((code - zeroPoint) * scale);
+}
+
+function checkLayout(length: number, { rows, columns, blockSize }: BlockLayout, ...parameters: Float32Array[]): void {
+  const expected = rows * Math.ceil(columns / blockSize);
+  for (const { length: found } of parameters) {
+    if (found !== expected) {
+      throw new HalftoneError('internal', `block layout: expected ${expected} parameters, got ${found}`);
+    }
+  }
+  if (length !== rows * columns) {
+    throw new HalftoneError('internal', `block layout: expected ${rows * columns} elements, got ${length}`);
+  }
+}
+
+function checkBits(bits: number): void {
+  if (!Number.isInteger(bits) || bits < 1 || bits > 8) {
+    throw new HalftoneError('internal', `packing: expected 1 to 8 bits, got ${bits}`);
+  }
+}
+
+const exponentMask = 0x7f800000;
+
+export const reference: Kernel = {
+  id: 'reference',
+
+  extent(values: Float32Array): Extent {
+    const words = new Int32Array(values.buffer, values.byteOffset, values.length);
+    let min = Number.POSITIVE_INFINITY;
+    let max = Number.NEGATIVE_INFINITY;
+    let nonZeros = 0;
+    let largest = 0;
+    for (let i = 0; i < words.length; i++) {
+      const magnitude = words[i] << 1;
+      nonZeros += (magnitude | -magnitude) >>> 31;
+      const unsigned = words[i] & 0x7fffffff;
+      if (unsigned > largest) largest = unsigned;
+      const value = values[i];
+      if (value < min) min = value;
+      if (value > max) max = value;
+    }
+    const zeros = values.length - nonZeros;
+    if (values.length === 0 || largest >= exponentMask) return slowExtent(values, zeros);
+    return { min, max, finite: values.length, zeros, nan: 0, positiveInfinity: 0, negativeInfinity: 0 };
+  },
+
+  quantize(
+    values: Float32Array,
+    layout: BlockLayout,
+    scales: Float32Array,
+    zeroPoints: Float32Array,
+    min: number,
+    max: number,
+    codes: Codes,
+  ): void {
+    checkLayout(values.length, layout, scales, zeroPoints);
+    const { rows, columns, blockSize } = layout;
+    let parameter = 0;
+    for (let row = 0; row < rows; row++) {
+      const rowEnd = (row + 1) * columns;
+      for (let start = row * columns; start < rowEnd; start += blockSize, parameter++) {
+        const end = Math.min(start + blockSize, rowEnd);
+        const scale = scales[parameter];
+        const zeroPoint = zeroPoints[parameter];
+        for (let i = start; i < end; i++) codes[i] = quantizeValue(values[i], scale, zeroPoint, min, max);
+      }
+    }
+  },
+
+  dequantize(
+    codes: Codes,
+    layout: BlockLayout,
+    scales: Float32Array,
+    zeroPoints: Float32Array,
+    values: Float32Array,
+  ): void {
+    checkLayout(codes.length, layout, scales, zeroPoints);
+    const { rows, columns, blockSize } = layout;
+    let parameter = 0;
+    for (let row = 0; row < rows; row++) {
+      const rowEnd = (row + 1) * columns;
+      for (let start = row * columns; start < rowEnd; start += blockSize, parameter++) {
+        const end = Math.min(start + blockSize, rowEnd);
+        const scale = scales[parameter];
+        const zeroPoint = zeroPoints[parameter];
+        for (let i = start; i < end; i++) values[i] = (codes[i] - zeroPoint) * scale;
+      }
+    }
+  },
+
+  pack(codes: ArrayLike<number>, bits: number): Uint8Array {
+    checkBits(bits);
+    const bytes = new Uint8Array(Math.ceil((codes.length * bits) / 8));
+    const mask = (1 << bits) - 1;
+    for (let i = 0, position = 0; i < codes.length; i++, position += bits) {
+      const byte = Math.floor(position / 8);
+      const shifted = (codes[i] & mask) << (position % 8);
+      bytes[byte] |= shifted;
+      if (shifted > 255) bytes[byte + 1] = shifted >> 8;
+    }
+    return bytes;
+  },
+
+  unpack(bytes: Uint8Array, bits: number, signed: boolean, count: number): Int8Array | Uint8Array {
+    checkBits(bits);
+    const needed = Math.ceil((count * bits) / 8);
+    if (bytes.length < needed) {
+      throw new HalftoneError('invalid-file', `packed codes: expected ${needed} bytes, got ${bytes.length}`);
+    }
+    const codes = signed ? new Int8Array(count) : new Uint8Array(count);
+    const mask = (1 << bits) - 1;
+    const unused = 32 - bits;
+    for (let i = 0, position = 0; i < count; i++, position += bits) {
+      const byte = Math.floor(position / 8);
+      const pair = bytes[byte] | ((bytes[byte + 1] ?? 0) << 8);
+      const code = (pair >> (position % 8)) & mask;
+      codes[i] = signed ? (code << unused) >> unused : code;
+    }
+    return codes;
+  },
+
+  squaredError(a: Float32Array, b: Float32Array): number {
+    if (a.length !== b.length) {
+      throw new HalftoneError('internal', `squared error: expected ${a.length} elements, got ${b.length}`);
+    }
+    let sum = 0;
+    for (let i = 0; i < a.length; i++) {
+      const difference = a[i] - b[i];
+      sum += difference * difference;
+    }
+    return sum;
+  },
+
+  countBins(values: Float32Array, inverseStride: number, first: number, counts: Float64Array): void {
+    for (let i = 0; i < values.length; i++) counts[Math.floor(values[i] * inverseStride) - first]++;
+  },
+
+  channelSums(values: Float32Array, layout: ChannelLayout, sums: Float64Array, squares: Float64Array): void {
+    const { outer, channels, inner } = layout;
+    if (values.length !== outer * channels * inner || sums.length !== channels || squares.length !== channels) {
+      throw new HalftoneError(
+        'internal',
+        `channel sums: expected ${outer}×${channels}×${inner} elements, got ${values.length}`,
+      );
+    }
+    let i = 0;
+    for (let o = 0; o < outer; o++) {
+      for (let channel = 0; channel < channels; channel++) {
+        let sum = 0;
+        let square = 0;
+        for (const end = i + inner; i < end; i++) {
+          const value = values[i];
+          sum += value;
+          square += value * value;
+        }
+        sums[channel] += sum;
+        squares[channel] += square;
+      }
+    }
+  },
+};
+
+/** The extent of a batch with values that are not finite, or with none at all. */
+function slowExtent(values: Float32Array, zeros: number): Extent {
+  let min = Number.POSITIVE_INFINITY;
+  let max = Number.NEGATIVE_INFINITY;
+  let finite = 0;
+  let nan = 0;
+  let positiveInfinity = 0;
+  let negativeInfinity = 0;
+  for (const value of values) {
+    if (Number.isFinite(value)) {
+      finite++;
+      if (value < min) min = value;
+      if (value > max) max = value;
+    } else if (Number.isNaN(value)) nan++;
+    else if (value > 0) positiveInfinity++;
+    else negativeInfinity++;
+  }
+  if (finite === 0) {
+    min = 0;
+    max = 0;
+  }
+  return { min, max, finite, zeros, nan, positiveInfinity, negativeInfinity };
+}
