@@ -1,0 +1,195 @@
+/** A graph of nodes with object edges. All edits go through its methods, which keep producers, users and names right. */
+import { HalftoneError } from '../base/errors.ts';
+import type { Tensor } from '../tensor/tensor.ts';
+import type { AttributeInput } from './attribute.ts';
+import { Node } from './node.ts';
+import { Value, type ValueType } from './value.ts';
+
+/** Hands out names that no value or node of the model has. Subgraphs share their model's. */
+export class Names {
+  readonly #taken = new Set<string>();
+  readonly #next = new Map<string, number>();
+
+  /** Marks a name read from a file as taken. */
+  take(name: string): void {
+    this.#taken.add(name);
+  }
+
+  /** `hint` itself when it is free, else `hint_1`, `hint_2` … */
+  fresh(hint: string): string {
+    let name = hint;
+    let number = this.#next.get(hint) ?? 0;
+    while (this.#taken.has(name)) name = `${hint}_${++number}`;
+    this.#next.set(hint, number);
+    this.#taken.add(name);
+    return name;
+  }
+}
+
+export interface NodeInput {
+  readonly op: string;
+  readonly domain?: string;
+  readonly name?: string;
+  readonly inputs: readonly (Value | undefined)[];
+  /** Existing values to produce, or names for new ones. */
+  readonly outputs: readonly (Value | string | undefined)[];
+  readonly attributes?: Readonly<Record<string, AttributeInput>>;
+}
+
+export class Graph {
+  name: string;
+  readonly names: Names;
+  readonly inputs: Value[] = [];
+  readonly outputs: Value[] = [];
+  /** In file order, which is an order of execution after `sort()`. */
+  nodes: Node[] = [];
+  readonly initializers: Set<Value> = new Set();
+  /** What the reader could not interpret, handed back to the writer. */
+  carried: unknown;
+
+  constructor(name: string, names: Names) {
+    this.name = name;
+    this.names = names;
+  }
+
+  /** A value that nothing produces yet. The name is made unique. */
+  addValue(hint: string, type?: ValueType): Value {
+    return new Value(this, this.names.fresh(hint), type ? { type } : {});
+  }
+
+  /** A constant. The name is made unique. */
+  addInitializer(hint: string, tensor: Tensor): Value {
+    const value = new Value(this, this.names.fresh(hint), { tensor });
+    this.initializers.add(value);
+    return value;
+  }
+
+  /** A node at the end, or before `before`. Names given for outputs are made unique. */
+  add(input: NodeInput, before?: Node): Node {
+    const node = new Node(this, input.op, input.domain ?? '', input.name ?? '');
+    node.setInputs(input.inputs);
+    input.outputs.forEach((output, index) => {
+      node.setOutput(index, typeof output === 'string' ? this.addValue(output) : output);
+    });
+    for (const [name, attribute] of Object.entries(input.attributes ?? {})) node.set(name, attribute);
+    const index = before ? this.nodes.indexOf(before) : -1;
+    if (index < 0) this.nodes.push(node);
+    else this.nodes.splice(index, 0, node);
+    return node;
+  }
+
+  /** Removes a node whose outputs nobody reads. @throws HalftoneError `internal` when somebody does. */
+  remove(node: Node): void {
+    for (const output of node.outputs) {
+      if (output && (output.users.size > 0 || output.isGraphOutput) && output.producer === node) {
+        throw new HalftoneError(
+          'internal',
+          `${node.label}: expected no users of "${output.name}" before removal, got ${output.users.size}`,
+        );
+      }
+    }
+    node.setInputs([]);
+    for (const output of node.outputs) if (output?.producer === node) output.producer = undefined;
+    for (const graph of node.subgraphs) graph.release();
+    const index = this.nodes.indexOf(node);
+    if (index >= 0) this.nodes.splice(index, 1);
+  }
+
+  /** Lets go of every value read by this graph's nodes; called when the node that holds it is removed. */
+  release(): void {
+    for (const node of this.nodes) {
+      node.setInputs([]);
+      for (const graph of node.subgraphs) graph.release();
+    }
+  }
+
+  /** Makes graph output `index` be `value`, keeping the output's name. */
+  redirectOutput(index: number, value: Value): void {
+    const previous = this.outputs[index];
+    if (previous === value) return;
+    const { name } = previous;
+    const movable =
+      value.graph === this &&
+      value.producer !== undefined &&
+      !value.isGraphOutput &&
+      !value.isGraphInput &&
+      !value.tensor;
+    previous.name = this.names.fresh(name);
+    const type = previous.type;
+    if (movable) {
+      value.name = name;
+      value.type = type;
+      this.outputs[index] = value;
+    } else {
+      const output = new Value(this, name, type ? { type } : {});
+      this.add({ op: 'Identity', inputs: [value], outputs: [output] });
+      this.outputs[index] = output;
+    }
+    this.outputs[index].carried = previous.carried;
+  }
+
+  /** Removes initializers that nothing reads. Returns how many. */
+  removeUnusedInitializers(): number {
+    let removed = 0;
+    for (const value of this.initializers) {
+      if (value.users.size > 0 || value.isGraphOutput || value.isGraphInput) continue;
+      this.initializers.delete(value);
+      removed++;
+    }
+    return removed;
+  }
+
+  /**
+   * Orders nodes so that every value is made before it is read; keeps the present order where it can.
+   * @throws HalftoneError `invalid-file` for a cycle.
+   */
+  sort(): void {
+    const state = new Map<Node, 'open' | 'done'>();
+    const sorted: Node[] = [];
+    for (const root of this.nodes) {
+      if (state.has(root)) continue;
+      const stack: { node: Node; needs: Node[]; next: number }[] = [];
+      const open = (node: Node) => {
+        state.set(node, 'open');
+        stack.push({ node, needs: this.#producersFor(node), next: 0 });
+      };
+      open(root);
+      while (stack.length > 0) {
+        const top = stack[stack.length - 1];
+        if (top.next < top.needs.length) {
+          const need = top.needs[top.next++];
+          const seen = state.get(need);
+          if (seen === 'open') {
+            throw new HalftoneError(
+              'invalid-file',
+              `${need.label}: expected a graph without cycles, got one through this node`,
+            );
+          }
+          if (!seen) open(need);
+        } else {
+          state.set(top.node, 'done');
+          sorted.push(top.node);
+          stack.pop();
+        }
+      }
+    }
+    this.nodes = sorted;
+  }
+
+  /** The nodes of this graph whose outputs `node` reads, also from inside its subgraphs. */
+  #producersFor(node: Node): Node[] {
+    const producers: Node[] = [];
+    const visit = (inner: Node) => {
+      for (const input of inner.inputs) {
+        if (input?.producer && input.producer.graph === this && input.producer !== inner)
+          producers.push(input.producer);
+      }
+      for (const graph of inner.subgraphs) {
+        for (const child of graph.nodes) visit(child);
+        for (const output of graph.outputs) if (output.producer?.graph === this) producers.push(output.producer);
+      }
+    };
+    visit(node);
+    return producers;
+  }
+}
