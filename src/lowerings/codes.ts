@@ -1,0 +1,151 @@
+/** Packed codes in a graph: initializers and ordinary operators that ONNX Runtime folds to constants when it loads. */
+import { HalftoneError } from '../base/errors.ts';
+import { intFormatOf } from '../formats/index.ts';
+import type { Codes, QuantizedMatrix } from '../formats/quantized.ts';
+import type { Graph } from '../graph/graph.ts';
+import type { Value } from '../graph/value.ts';
+import { reference } from '../kernel/index.ts';
+import { dtypes } from '../tensor/dtype.ts';
+import { bytesOf, type Shape, sizeOf, Tensor } from '../tensor/tensor.ts';
+import type { SharedConstants } from './weight.ts';
+
+/** Widths whose codes never cross a byte; any other width is the sum of two or three of them. */
+const planesOf: Readonly<Record<number, readonly number[]>> = {
+  1: [1],
+  2: [2],
+  3: [2, 1],
+  4: [4],
+  5: [4, 1],
+  6: [4, 2],
+  7: [4, 2, 1],
+  8: [8],
+};
+
+/** Codes as 0 … 2^bits − 1. */
+export function unsignedCodes(codes: Codes, min: number): Uint8Array | Uint16Array {
+  const unsigned = codes.BYTES_PER_ELEMENT === 1 ? new Uint8Array(codes.length) : new Uint16Array(codes.length);
+  for (let i = 0; i < codes.length; i++) unsigned[i] = codes[i] - min;
+  return unsigned;
+}
+
+/** Bytes that `packedCodes` stores for `count` codes. */
+export function packedBytes(count: number, bits: number): number {
+  if (bits > 8) return count * 2;
+  return planesOf[bits].reduce((sum, plane) => sum + Math.ceil((count * plane) / 8), 0);
+}
+
+/**
+ * A float32 value of `shape` in `graph` that holds unsigned codes of 1 to 8 or 16 bits, stored packed. Uses BitShift
+ * (opset 11), Cast, Mul, Add, Reshape and Slice (opset 10).
+ */
+export function packedCodes(
+  graph: Graph,
+  constants: SharedConstants,
+  name: string,
+  codes: Uint8Array | Uint16Array,
+  bits: number,
+  shape: Shape,
+): Value {
+  if (bits === 16) {
+    const value = graph.addInitializer(`${name}/codes`, new Tensor('uint16', shape, bytesOf(codes)));
+    return cast(graph, value, 'float32', `${name}/float`);
+  }
+  const planes = planesOf[bits];
+  if (!planes) throw new HalftoneError('internal', `"${name}": expected codes of 1 to 8 or 16 bits, got ${bits}`);
+  if (bits === 8) {
+    return cast(graph, graph.addInitializer(`${name}/codes`, Tensor.uint8(shape, codes)), 'float32', `${name}/float`);
+  }
+  const count = codes.length;
+  let sum: Value | undefined;
+  let offset = 0;
+  for (const plane of planes) {
+    const part = unpackedPlane(graph, constants, name, codes, plane, offset);
+    if (sum) {
+      const weight = constants.get(`two_to_${offset}`, () => Tensor.float32([], [2 ** offset]));
+      const scaled = op(graph, 'Mul', [part, weight], `${name}/scaled`);
+      sum = op(graph, 'Add', [sum, scaled], `${name}/sum`);
+    } else {
+      sum = part;
+    }
+    offset += plane;
+  }
+  if (!sum) throw new HalftoneError('internal', `"${name}": expected at least one plane of bits`);
+  return reshape(graph, constants, sum, shape, `${name}/float`);
+}
+
+/** `width` bits of each code from bit `offset` on, as float32 of shape [count]. */
+function unpackedPlane(
+  graph: Graph,
+  constants: SharedConstants,
+  name: string,
+  codes: Uint8Array | Uint16Array,
+  width: number,
+  offset: number,
+): Value {
+  const mask = 2 ** width - 1;
+  const bytes = reference.pack(
+    codes.map((code) => (code >> offset) & mask),
+    width,
+  );
+  const perByte = 8 / width;
+  const packed = graph.addInitializer(`${name}/codes${offset || ''}`, Tensor.uint8([bytes.length, 1], bytes));
+  const left = constants.get(`left_${width}`, () =>
+    Tensor.uint8(
+      [1, perByte],
+      Array.from({ length: perByte }, (_, index) => 8 - width * (index + 1)),
+    ),
+  );
+  const right = constants.get(`right_${width}`, () => Tensor.uint8([1, 1], [8 - width]));
+  const high = op(graph, 'BitShift', [packed, left], `${name}/high`, { direction: 'LEFT' });
+  const low = op(graph, 'BitShift', [high, right], `${name}/low`, { direction: 'RIGHT' });
+  let floats = cast(graph, low, 'float32', `${name}/bits`);
+  floats = reshape(graph, constants, floats, [bytes.length * perByte], `${name}/flat`);
+  if (bytes.length * perByte === codes.length) return floats;
+  const start = constants.get('zero', () => Tensor.int64([1], [0]));
+  const end = constants.get(`length_${codes.length}`, () => Tensor.int64([1], [codes.length]));
+  return op(graph, 'Slice', [floats, start, end], `${name}/cut`);
+}
+
+/** A node with one new output, which it returns. */
+export function op(
+  graph: Graph,
+  type: string,
+  inputs: readonly (Value | undefined)[],
+  output: string,
+  attributes: Parameters<Graph['add']>[0]['attributes'] = {},
+): Value {
+  return graph.add({ op: type, inputs, outputs: [output], attributes }).output();
+}
+
+export function cast(graph: Graph, value: Value, dtype: keyof typeof dtypes, output: string): Value {
+  return op(graph, 'Cast', [value], output, { to: dtypes[dtype].onnx });
+}
+
+export function reshape(graph: Graph, constants: SharedConstants, value: Value, shape: Shape, output: string): Value {
+  const target = constants.get(`shape_${shape.join('x')}`, () => Tensor.int64([shape.length], [...shape]));
+  return op(graph, 'Reshape', [value, target], output);
+}
+
+/** Scales (or float zero points) as float32, stored as the scheme says: float16 is cast when the file is loaded. */
+export function scaleValue(
+  graph: Graph,
+  name: string,
+  scales: Float32Array,
+  scaleType: 'float32' | 'float16',
+  shape: Shape,
+): Value {
+  if (scaleType === 'float32') return graph.addInitializer(name, Tensor.float32(shape, scales));
+  return cast(graph, graph.addInitializer(name, Tensor.float16(shape, scales)), 'float32', `${name}/float`);
+}
+
+/** True when every zero point is the same number, so that one stored number is enough. */
+export function sharedZeroPoint(matrix: QuantizedMatrix): number | undefined {
+  const first = matrix.zeroPoints[0];
+  return matrix.zeroPoints.every((zeroPoint) => zeroPoint === first) ? first : undefined;
+}
+
+/** Zero points counted from the smallest code, as unsigned codes are. */
+export function unsignedZeroPoints(matrix: QuantizedMatrix): Uint8Array {
+  const { min } = intFormatOf(matrix.scheme.format);
+  return Uint8Array.from(matrix.zeroPoints, (zeroPoint) => zeroPoint - min);
+}

@@ -1,0 +1,146 @@
+/**
+ * Weights of any width, stored packed and rebuilt by ordinary operators that ONNX Runtime folds into a plain float
+ * constant when it loads the file: a small file that runs at float speed everywhere (ALGORITHMS.md §0.6, measured).
+ */
+import { intFormatOf } from '../formats/index.ts';
+import type { QuantizedMatrix } from '../formats/quantized.ts';
+import type { Graph } from '../graph/graph.ts';
+import type { Value } from '../graph/value.ts';
+import {
+  fromMatrix,
+  inversePermutation,
+  isRowMajor,
+  permutedShape,
+  rowBroadcastShape,
+  rowsInTensorOrder,
+} from '../tensor/matrix-view.ts';
+import { bytesOf, Tensor } from '../tensor/tensor.ts';
+import { cast, op, packedBytes, packedCodes, reshape, scaleValue, sharedZeroPoint, unsignedCodes } from './codes.ts';
+import type { SharedConstants, Weight, WeightLowering } from './weight.ts';
+
+export const foldAtLoad = {
+  id: 'fold-at-load',
+  summary: 'packed weights rebuilt by ordinary operators when the file is loaded: small file, float speed',
+  requiredOpset: () => 11,
+  refuses: () => undefined,
+} as const satisfies WeightLowering;
+
+/** Makes every reader of the weight read the rebuilt tensor. */
+export function lowerFoldAtLoad(weight: Weight, matrix: QuantizedMatrix, constants: SharedConstants): void {
+  const { value } = weight;
+  const readers = [...value.users];
+  const rebuilt = rebuild(value.graph, weight, matrix, constants);
+  for (const node of readers) {
+    node.inputs.forEach((input, index) => {
+      if (input === value) node.setInput(index, rebuilt);
+    });
+  }
+}
+
+function rebuild(graph: Graph, weight: Weight, matrix: QuantizedMatrix, constants: SharedConstants): Value {
+  const { name } = weight.value;
+  const perBlock = matrix.scheme.granularity.kind === 'block' && matrix.blockSize < matrix.columns;
+  const floats = perBlock
+    ? rebuildBlocks(graph, weight, matrix, constants)
+    : rebuildRows(graph, weight, matrix, constants);
+  const { dtype } = weight.tensor;
+  return dtype === 'float32' ? floats : cast(graph, floats, dtype, `${name}/${dtype}`);
+}
+
+/** One parameter per row, or one for all: codes stay in the tensor's own order and parameters broadcast. */
+function rebuildRows(graph: Graph, weight: Weight, matrix: QuantizedMatrix, constants: SharedConstants): Value {
+  const { view } = weight.use;
+  const { name } = weight.value;
+  const format = intFormatOf(matrix.scheme.format);
+  const codes = fromMatrix(matrix.codes, view);
+  const parameterShape = matrix.scales.length === 1 ? [] : rowBroadcastShape(view);
+  const inOrder = (values: Float32Array) => (values.length === 1 ? values : rowsInTensorOrder(values, view));
+  const scale = scaleValue(graph, `${name}/scale`, inOrder(matrix.scales), matrix.scheme.scaleType, parameterShape);
+
+  if (format.signed && format.bits >= 8 && sharedZeroPoint(matrix) === 0) {
+    const stored = graph.addInitializer(
+      `${name}/codes`,
+      new Tensor(format.bits === 8 ? 'int8' : 'int16', view.shape, bytesOf(codes)),
+    );
+    return op(graph, 'Mul', [cast(graph, stored, 'float32', `${name}/float`), scale], `${name}/weight`);
+  }
+  const floats = packedCodes(graph, constants, name, unsignedCodes(codes, format.min), format.bits, view.shape);
+  const zeroPoint = zeroPointValue(graph, name, matrix, constants, inOrder(matrix.zeroPoints), parameterShape);
+  const centred = op(graph, 'Sub', [floats, zeroPoint], `${name}/centred`);
+  return op(graph, 'Mul', [centred, scale], `${name}/weight`);
+}
+
+/** One parameter per block: codes are stored row after row, and the matrix is turned into the tensor at the end. */
+function rebuildBlocks(graph: Graph, weight: Weight, matrix: QuantizedMatrix, constants: SharedConstants): Value {
+  const { view } = weight.use;
+  const { name } = weight.value;
+  const { rows, columns, blockSize } = matrix;
+  const format = intFormatOf(matrix.scheme.format);
+  const blocks = Math.ceil(columns / blockSize);
+  const ragged = blocks * blockSize !== columns;
+  const shape = ragged ? [rows, columns] : [rows, blocks, blockSize];
+  const parameterShape = [rows, blocks, 1];
+
+  /** Where the last block is short, every column gets its own copy of the parameter. */
+  const spread = (value: Value, what: string): Value => {
+    if (!ragged) return value;
+    const target = constants.get(`shape_${rows}x${blocks}x${blockSize}`, () =>
+      Tensor.int64([3], [rows, blocks, blockSize]),
+    );
+    const expanded = op(graph, 'Expand', [value, target], `${name}/${what}_expanded`);
+    const flat = reshape(graph, constants, expanded, [rows, blocks * blockSize], `${name}/${what}_flat`);
+    const start = constants.get('zero', () => Tensor.int64([1], [0]));
+    const end = constants.get(`length_${columns}`, () => Tensor.int64([1], [columns]));
+    const axis = constants.get('one', () => Tensor.int64([1], [1]));
+    return op(graph, 'Slice', [flat, start, end, axis], `${name}/${what}_columns`);
+  };
+
+  const floats = packedCodes(graph, constants, name, unsignedCodes(matrix.codes, format.min), format.bits, shape);
+  const zeroPoint = zeroPointValue(graph, name, matrix, constants, matrix.zeroPoints, parameterShape);
+  const scale = scaleValue(graph, `${name}/scale`, matrix.scales, matrix.scheme.scaleType, parameterShape);
+  const shared = sharedZeroPoint(matrix) !== undefined;
+  const centred = op(graph, 'Sub', [floats, shared ? zeroPoint : spread(zeroPoint, 'zero_point')], `${name}/centred`);
+  const scaled = op(graph, 'Mul', [centred, spread(scale, 'scale')], `${name}/scaled`);
+  const ordered = reshape(graph, constants, scaled, permutedShape(view), `${name}/weight`);
+  if (isRowMajor(view)) return ordered;
+  return op(graph, 'Transpose', [ordered], `${name}/transposed`, { perm: inversePermutation(view.permutation) });
+}
+
+function zeroPointValue(
+  graph: Graph,
+  name: string,
+  matrix: QuantizedMatrix,
+  constants: SharedConstants,
+  zeroPoints: Float32Array,
+  shape: readonly number[],
+): Value {
+  const { min, bits } = intFormatOf(matrix.scheme.format);
+  const shared = sharedZeroPoint(matrix);
+  if (shared !== undefined) {
+    return constants.get(`zero_point_${shared - min}`, () => Tensor.float32([], [shared - min]));
+  }
+  const unsigned = zeroPoints.map((zeroPoint) => zeroPoint - min);
+  if (matrix.scheme.zeroPointType === 'float') {
+    return scaleValue(graph, `${name}/zero_point`, unsigned, matrix.scheme.scaleType, shape);
+  }
+  const codes = bits > 8 ? Uint16Array.from(unsigned) : Uint8Array.from(unsigned);
+  return packedCodes(graph, constants, `${name}/zero_point`, codes, bits, shape);
+}
+
+/** Bytes of the initializers that `lowerFoldAtLoad` writes; nodes come on top. */
+export function foldAtLoadBytes(
+  rows: number,
+  columns: number,
+  parameters: number,
+  matrix: Pick<QuantizedMatrix, 'scheme'>,
+): number {
+  const { scheme } = matrix;
+  const { bits } = intFormatOf(scheme.format);
+  const scaleBytes = scheme.scaleType === 'float16' ? 2 : 4;
+  const zeroPointBytes = scheme.symmetric
+    ? 0
+    : scheme.zeroPointType === 'float'
+      ? parameters * scaleBytes
+      : packedBytes(parameters, bits);
+  return packedBytes(rows * columns, bits) + parameters * scaleBytes + zeroPointBytes;
+}

@@ -1,0 +1,115 @@
+/** Looks at a tensor as a matrix whose rows are output channels and whose columns are what one output sums over. */
+import { HalftoneError } from '../base/errors.ts';
+import { type Shape, sizeOf } from './tensor.ts';
+
+export interface MatrixView {
+  /** The tensor's own shape. */
+  readonly shape: Shape;
+  /** Axes in the order that puts the row axes first; the rest, in this order, are the columns. */
+  readonly permutation: readonly number[];
+  /** How many axes of the permuted shape make a row index. */
+  readonly rowAxes: number;
+  readonly rows: number;
+  readonly columns: number;
+}
+
+/** A view with the given row axes first and the others behind in their own order. */
+export function matrixView(shape: Shape, rowAxes: readonly number[]): MatrixView {
+  const rest = shape.map((_, axis) => axis).filter((axis) => !rowAxes.includes(axis));
+  const rows = sizeOf(rowAxes.map((axis) => shape[axis]));
+  if (rowAxes.some((axis) => axis < 0 || axis >= shape.length)) {
+    throw new HalftoneError('internal', `matrix view: expected axes of [${shape.join(',')}], got ${rowAxes.join(',')}`);
+  }
+  const columns = sizeOf(rest.map((axis) => shape[axis]));
+  return { shape, permutation: [...rowAxes, ...rest], rowAxes: rowAxes.length, rows, columns };
+}
+
+/** True when the tensor's own order is the matrix's order. */
+export function isRowMajor(view: MatrixView): boolean {
+  return view.permutation.every((axis, index) => axis === index);
+}
+
+/** The permuted shape: row dimensions, then column dimensions. */
+export function permutedShape(view: MatrixView): number[] {
+  return view.permutation.map((axis) => view.shape[axis]);
+}
+
+/** The permutation that leads from the permuted shape back to the tensor's own. */
+export function inversePermutation(permutation: readonly number[]): number[] {
+  const inverse = new Array<number>(permutation.length);
+  permutation.forEach((axis, index) => {
+    inverse[axis] = index;
+  });
+  return inverse;
+}
+
+/** For each element of the matrix, in row-major order, calls `visit(matrixIndex, tensorIndex)`. */
+function eachElement(view: MatrixView, visit: (matrixIndex: number, tensorIndex: number) => void): void {
+  const shape = permutedShape(view);
+  const rank = shape.length;
+  const strides = new Array<number>(rank);
+  const own = new Array<number>(rank);
+  let stride = 1;
+  for (let axis = rank - 1; axis >= 0; axis--) {
+    own[axis] = stride;
+    stride *= view.shape[axis];
+  }
+  view.permutation.forEach((axis, index) => {
+    strides[index] = own[axis];
+  });
+  const size = sizeOf(shape);
+  const position = new Array<number>(rank).fill(0);
+  let tensorIndex = 0;
+  for (let matrixIndex = 0; matrixIndex < size; matrixIndex++) {
+    visit(matrixIndex, tensorIndex);
+    for (let axis = rank - 1; axis >= 0; axis--) {
+      tensorIndex += strides[axis];
+      if (++position[axis] < shape[axis]) break;
+      tensorIndex -= strides[axis] * shape[axis];
+      position[axis] = 0;
+    }
+  }
+}
+
+type Numbers = Float32Array | Int8Array | Uint8Array | Int16Array | Uint16Array;
+
+/** The matrix of a tensor's values: rows·columns values, row-major. The same array where no reordering is needed. */
+export function toMatrix<T extends Numbers>(values: T, view: MatrixView): T {
+  if (isRowMajor(view)) return values;
+  const matrix = values.slice() as T;
+  eachElement(view, (matrixIndex, tensorIndex) => {
+    matrix[matrixIndex] = values[tensorIndex];
+  });
+  return matrix;
+}
+
+/** The tensor of a matrix's values, in the tensor's own order. */
+export function fromMatrix<T extends Numbers>(matrix: T, view: MatrixView): T {
+  if (isRowMajor(view)) return matrix;
+  const values = matrix.slice() as T;
+  eachElement(view, (matrixIndex, tensorIndex) => {
+    values[tensorIndex] = matrix[matrixIndex];
+  });
+  return values;
+}
+
+/** The shape under which one number per row broadcasts against the tensor. */
+export function rowBroadcastShape(view: MatrixView): number[] {
+  const rowAxes = view.permutation.slice(0, view.rowAxes);
+  return view.shape.map((dimension, axis) => (rowAxes.includes(axis) ? dimension : 1));
+}
+
+/** One number per row, reordered so that it has `rowBroadcastShape` (row axes may be stored in another order). */
+export function rowsInTensorOrder<T extends Numbers>(perRow: T, view: MatrixView): T {
+  const rowAxes = view.permutation.slice(0, view.rowAxes);
+  const sorted = [...rowAxes].sort((a, b) => a - b);
+  if (rowAxes.every((axis, index) => axis === sorted[index])) return perRow;
+  const shape = sorted.map((axis) => view.shape[axis]);
+  return fromMatrix(
+    perRow,
+    matrixView(
+      shape,
+      rowAxes.map((axis) => sorted.indexOf(axis)),
+    ),
+  );
+}
