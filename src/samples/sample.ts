@@ -9,4 +9,8 @@ export interface Samples extends AsyncIterable<Feeds> {
   readonly count?: number;
   /** True when the values are made up, so that no statement about accuracy may rest on them. */
   readonly synthetic?: boolean;
+  /** One name a sample, where each has its own: the path of an image inside its folder. Labels are matched by it. */
+  readonly names?: readonly string[];
+  /** What in the data was left unused, in words fit for a message: arrays that are no model input, an incomplete batch. */
+  readonly ignored?: readonly string[];
 }
