@@ -48,7 +48,8 @@ export class Tensor {
     }
     this.dtype = dtype;
     this.shape = shape;
-    this.bytes = bytes;
+    // A Buffer of Node would share its memory where `slice` must copy.
+    this.bytes = bytes.constructor === Uint8Array ? bytes : bytesOf(bytes);
     this.strings = strings;
   }
 
