@@ -5,6 +5,8 @@ import type { Graph } from './graph.ts';
 export type Attribute = AttributeValue & {
   /** Free text that travels with the attribute. */
   readonly documentation?: string;
+  /** What the reader could not interpret of the attribute, handed back to the writer. */
+  readonly carried?: unknown;
 };
 
 type AttributeValue =

@@ -44,6 +44,10 @@ export class Graph {
   /** In file order, which is an order of execution after `sort()`. */
   nodes: Node[] = [];
   readonly initializers: Set<Value> = new Set();
+  /** Constants whose data only travels through (sparse initializers): they have a name and users, no tensor. */
+  readonly carriedValues: Set<Value> = new Set();
+  /** The node that holds this graph as an attribute; undefined for the main graph. Set by `Node.set`. */
+  owner: Node | undefined;
   /** What the reader could not interpret, handed back to the writer. */
   carried: unknown;
 
@@ -78,36 +82,58 @@ export class Graph {
     return node;
   }
 
-  /** Removes a node whose outputs nobody reads. @throws HalftoneError `internal` when somebody does. */
+  /**
+   * Removes a node whose outputs nobody reads. Subgraphs that no other node took over let go of what they read.
+   * @throws HalftoneError `internal` when somebody reads an output, or the node is not in this graph.
+   */
   remove(node: Node): void {
+    const index = this.nodes.indexOf(node);
+    if (index < 0) {
+      throw new HalftoneError(
+        'internal',
+        `${node.label}: expected a node of graph "${this.name}", got one that is not`,
+      );
+    }
     for (const output of node.outputs) {
-      if (output && (output.users.size > 0 || output.isGraphOutput) && output.producer === node) {
+      if (output && output.producer === node && (output.users.size > 0 || output.isGraphOutput)) {
+        const found = output.users.size > 0 ? `${output.users.size}` : 'a graph output';
         throw new HalftoneError(
           'internal',
-          `${node.label}: expected no users of "${output.name}" before removal, got ${output.users.size}`,
+          `${node.label}: expected no users of "${output.name}" before removal, got ${found}`,
         );
       }
     }
     node.setInputs([]);
     for (const output of node.outputs) if (output?.producer === node) output.producer = undefined;
-    for (const graph of node.subgraphs) graph.release();
-    const index = this.nodes.indexOf(node);
-    if (index >= 0) this.nodes.splice(index, 1);
+    for (const graph of node.subgraphs) if (graph.owner === node || !graph.owner) graph.release();
+    this.nodes.splice(index, 1);
   }
 
   /** Lets go of every value read by this graph's nodes; called when the node that holds it is removed. */
   release(): void {
-    for (const node of this.nodes) {
-      node.setInputs([]);
-      for (const graph of node.subgraphs) graph.release();
+    const pending: Graph[] = [this];
+    for (let graph = pending.pop(); graph; graph = pending.pop()) {
+      for (const node of graph.nodes) {
+        node.setInputs([]);
+        for (const inner of node.subgraphs) if (inner.owner === node || !inner.owner) pending.push(inner);
+      }
     }
   }
 
-  /** Makes graph output `index` be `value`, keeping the output's name. */
+  /**
+   * Makes graph output `index` be `value`, keeping the output's name; an Identity stands in where `value` cannot take it.
+   * @throws HalftoneError `internal` when the output is itself a graph input: then both carry the one name.
+   */
   redirectOutput(index: number, value: Value): void {
     const previous = this.outputs[index];
     if (previous === value) return;
-    const { name } = previous;
+    const { name, type } = previous;
+    if (previous.isGraphInput) {
+      throw new HalftoneError(
+        'internal',
+        `graph output "${name}": expected one that is no graph input to be redirected, got an input; put an Identity between`,
+      );
+    }
     const movable =
       value.graph === this &&
       value.producer !== undefined &&
@@ -115,17 +141,18 @@ export class Graph {
       !value.isGraphInput &&
       !value.tensor;
     previous.name = this.names.fresh(name);
-    const type = previous.type;
+    let output = value;
     if (movable) {
       value.name = name;
       value.type = type;
-      this.outputs[index] = value;
     } else {
-      const output = new Value(this, name, type ? { type } : {});
+      output = new Value(this, name, type ? { type } : {});
       this.add({ op: 'Identity', inputs: [value], outputs: [output] });
-      this.outputs[index] = output;
     }
-    this.outputs[index].carried = previous.carried;
+    // The same value may be listed as an output twice; it has one name, so both move.
+    this.outputs.forEach((listed, position) => {
+      if (listed === previous) this.outputs[position] = output;
+    });
   }
 
   /** Removes initializers that nothing reads. Returns how many. */
@@ -144,6 +171,14 @@ export class Graph {
    * @throws HalftoneError `invalid-file` for a cycle.
    */
   sort(): void {
+    this.nodes = this.sorted();
+  }
+
+  /**
+   * The nodes as `sort` would order them.
+   * @throws HalftoneError `invalid-file` for a cycle.
+   */
+  sorted(): Node[] {
     const state = new Map<Node, 'open' | 'done'>();
     const sorted: Node[] = [];
     for (const root of this.nodes) {
@@ -163,6 +198,7 @@ export class Graph {
             throw new HalftoneError(
               'invalid-file',
               `${need.label}: expected a graph without cycles, got one through this node`,
+              { fields: { node: need.name } },
             );
           }
           if (!seen) open(need);
@@ -173,23 +209,17 @@ export class Graph {
         }
       }
     }
-    this.nodes = sorted;
+    return sorted;
   }
 
   /** The nodes of this graph whose outputs `node` reads, also from inside its subgraphs. */
   #producersFor(node: Node): Node[] {
-    const producers: Node[] = [];
-    const visit = (inner: Node) => {
-      for (const input of inner.inputs) {
-        if (input?.producer && input.producer.graph === this && input.producer !== inner)
-          producers.push(input.producer);
-      }
-      for (const graph of inner.subgraphs) {
-        for (const child of graph.nodes) visit(child);
-        for (const output of graph.outputs) if (output.producer?.graph === this) producers.push(output.producer);
-      }
-    };
-    visit(node);
-    return producers;
+    const producers = new Set<Node>();
+    const pending = [node];
+    for (let inner = pending.pop(); inner; inner = pending.pop()) {
+      for (const input of inner.inputs) if (input?.producer?.graph === this) producers.add(input.producer);
+      for (const graph of inner.subgraphs) for (const child of graph.nodes) pending.push(child);
+    }
+    return [...producers];
   }
 }

@@ -14,6 +14,7 @@ export class Node {
   /** '' is the ONNX domain (`ai.onnx` is read as ''). */
   domain: string;
   name: string;
+  /** Change them through `set`, which keeps track of the subgraphs among them. */
   readonly attributes: Map<string, Attribute> = new Map();
   /** What the reader could not interpret (documentation, metadata), handed back to the writer. */
   carried: unknown;
@@ -75,39 +76,70 @@ export class Node {
     this.#inputs[index] = value;
     if (previous && !this.#inputs.includes(previous)) previous.users.delete(this);
     value?.users.add(this);
-    while (this.#inputs.length > 0 && this.#inputs.at(-1) === undefined && index === this.#inputs.length - 1)
-      this.#inputs.pop();
+    if (value === undefined) while (this.#inputs.length > 0 && this.#inputs.at(-1) === undefined) this.#inputs.pop();
   }
 
   /** Replaces all inputs. */
   setInputs(values: readonly (Value | undefined)[]): void {
+    const next = [...values];
     for (const value of this.#inputs) value?.users.delete(this);
     this.#inputs.length = 0;
-    this.#inputs.push(...values);
-    for (const value of values) value?.users.add(this);
+    for (const value of next) {
+      this.#inputs.push(value);
+      value?.users.add(this);
+    }
   }
 
-  /** Makes this node the producer of `value` at `index`. */
+  /** Makes this node the producer of `value` at `index`; the node that made it until now no longer lists it. */
   setOutput(index: number, value: Value | undefined): void {
     const previous = this.#outputs[index];
+    if (previous === value && (!value || value.producer === this)) {
+      while (this.#outputs.length <= index) this.#outputs.push(undefined);
+      return;
+    }
     if (previous?.producer === this) previous.producer = undefined;
+    if (value?.producer) value.producer.#forget(value);
     while (this.#outputs.length < index) this.#outputs.push(undefined);
     this.#outputs[index] = value;
     if (value) value.producer = this;
   }
 
-  /** Removes trailing outputs beyond `count`, which must be unused. */
+  #forget(output: Value): void {
+    const index = this.#outputs.indexOf(output);
+    if (index >= 0) this.#outputs[index] = undefined;
+  }
+
+  /**
+   * Removes trailing outputs beyond `count`.
+   * @throws HalftoneError `internal` when somebody reads one of them.
+   */
   truncateOutputs(count: number): void {
+    for (const value of this.#outputs.slice(count)) {
+      if (value?.producer === this && (value.users.size > 0 || value.isGraphOutput)) {
+        throw new HalftoneError('internal', `${this.label}: expected no users of output "${value.name}", got some`, {
+          fields: { node: this.name, value: value.name },
+        });
+      }
+    }
     for (const value of this.#outputs.splice(count)) if (value?.producer === this) value.producer = undefined;
   }
 
+  /** Sets an attribute, or deletes it (undefined). Subgraphs that this removes let go of what they read. */
   set(name: string, input: AttributeInput | undefined): void {
+    const previous = this.attributes.get(name);
     if (input === undefined) this.attributes.delete(name);
-    else this.attributes.set(name, attributeOf(input));
+    else {
+      const attribute = attributeOf(input);
+      this.attributes.set(name, attribute);
+      for (const graph of graphsOf(attribute)) graph.owner = this;
+    }
+    if (!previous) return;
+    const kept = this.subgraphs;
+    for (const graph of graphsOf(previous)) if (graph.owner === this && !kept.includes(graph)) graph.release();
   }
 
   setFloat(name: string, value: number): void {
-    this.attributes.set(name, { type: 'float', value });
+    this.set(name, { type: 'float', value });
   }
 
   /** An integer attribute as a number; int64 beyond 2^53 saturates there. */

@@ -60,7 +60,8 @@ export class Value {
 
   /**
    * Makes every user, and every graph output, read `other` instead. Output names are kept: the name moves to `other`,
-   * or an Identity stands in where `other` is itself an input, an initializer or another output.
+   * or an Identity stands in where `other` is itself an input, an initializer or another output. A value that is graph
+   * input and graph output at once stays the output: both carry its one name.
    */
   replaceWith(other: Value): void {
     if (other === this) return;
@@ -69,6 +70,7 @@ export class Value {
         if (input === this) node.setInput(index, other);
       });
     }
+    if (this.isGraphInput) return;
     this.graph.outputs.forEach((output, index) => {
       if (output === this) this.graph.redirectOutput(index, other);
     });

@@ -1,6 +1,7 @@
 /** Node only: models on disk. Reading never leaves the model's folder; writing is whole or not at all. */
 import {
   closeSync,
+  existsSync,
   fstatSync,
   openSync,
   readFileSync,
@@ -12,8 +13,8 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs';
-import { basename, dirname, isAbsolute, join, relative, resolve } from 'node:path';
-import { HalftoneError, messageOf } from '../../base/errors.ts';
+import { basename, dirname, isAbsolute, join, relative, resolve, sep } from 'node:path';
+import { HalftoneError, isHalftoneError, messageOf } from '../../base/errors.ts';
 import type { Model } from '../../graph/model.ts';
 import { maxMessageBytes } from './limits.ts';
 import { readOnnx } from './read.ts';
@@ -53,88 +54,125 @@ function readWhole(path: string): Uint8Array {
   }
 }
 
+/**
+ * Tensors may share bytes of an external file, but all ranges together must not exceed this many times its size: a small
+ * file cannot claim much memory.
+ */
+const maxSharing = 4;
+
+interface ExternalFile {
+  readonly descriptor: number;
+  readonly size: number;
+  /** `offset:length` → bytes: tensors that name the same range share them. */
+  readonly ranges: Map<string, Uint8Array>;
+  claimed: number;
+}
+
 /** Reads ranges of files inside `folder`; a location that leads outside, also through a link, is refused. */
 export function openExternalData(folder: string): ExternalData & { close(): void } {
-  const open = new Map<string, number>();
-  const descriptorOf = (location: string, tensor: string): number => {
-    const known = open.get(location);
-    if (known !== undefined) return known;
-    const outside = (path: string) => {
-      const step = relative(folder, path);
-      return step.startsWith('..') || isAbsolute(step);
-    };
-    const path = resolve(folder, location);
-    if (isAbsolute(location) || outside(path)) {
-      throw new HalftoneError(
-        'invalid-file',
-        `tensor "${tensor}": expected external data inside the model's folder, got "${location}"`,
-        {
-          fields: { tensor, location },
-        },
-      );
-    }
-    let real: string;
-    let descriptor: number;
-    try {
-      real = realpathSync(path);
-      descriptor = openSync(path, 'r');
-    } catch (error) {
-      throw new HalftoneError(
-        'missing-data',
-        `tensor "${tensor}": expected external data in "${location}" beside the model, got no such file`,
-        {
-          cause: error,
-          fields: { tensor, location },
-        },
-      );
-    }
-    const step = relative(realpathSync(folder), real);
-    if (step.startsWith('..') || isAbsolute(step) || !fstatSync(descriptor).isFile()) {
-      closeSync(descriptor);
-      throw new HalftoneError(
-        'invalid-file',
-        `tensor "${tensor}": expected external data inside the model's folder, got a link to "${real}"`,
-        {
-          fields: { tensor, location },
-        },
-      );
-    }
-    open.set(location, descriptor);
-    return descriptor;
+  const files = new Map<string, ExternalFile>();
+  const fileOf = (location: string, tensor: string): ExternalFile => {
+    const known = files.get(location);
+    if (known) return known;
+    const file: ExternalFile = { ...openInside(folder, location, tensor), ranges: new Map(), claimed: 0 };
+    files.set(location, file);
+    return file;
   };
   return {
     read(location, offset, length, tensor) {
-      const descriptor = descriptorOf(location, tensor);
-      const size = fstatSync(descriptor).size;
+      const fields = { tensor, location, offset };
+      const file = fileOf(location, tensor);
+      const { size, ranges } = file;
       const wanted = length ?? size - offset;
       if (wanted < 0 || offset + wanted > size) {
         throw new HalftoneError(
           'missing-data',
-          `tensor "${tensor}": expected ${wanted} bytes at offset ${offset} of "${location}", got a file of ${size} bytes`,
-          {
-            fields: { tensor, location, offset },
-          },
+          `tensor "${tensor}": expected ${wanted} bytes at offset ${offset} of "${location}", got a file of ${size} bytes; ` +
+            'fetch the file again',
+          { fields },
         );
       }
-      const bytes = new Uint8Array(wanted);
-      for (let done = 0; done < wanted; ) {
-        const count = readSync(descriptor, bytes, done, Math.min(wanted - done, 2 ** 30), offset + done);
-        if (count === 0) {
-          throw new HalftoneError(
-            'missing-data',
-            `tensor "${tensor}": expected ${wanted} bytes of "${location}", got ${done}`,
-            { fields: { tensor, location } },
-          );
-        }
-        done += count;
+      const key = `${offset}:${wanted}`;
+      const shared = ranges.get(key);
+      if (shared) return shared;
+      file.claimed += wanted;
+      if (file.claimed > maxSharing * size) {
+        throw new HalftoneError(
+          'invalid-file',
+          `tensor "${tensor}": expected tensors of their own in "${location}", got ones that overlap to more than ${maxSharing} times its ${size} bytes`,
+          { fields },
+        );
       }
+      const bytes = readRange(file.descriptor, offset, wanted);
+      if (bytes.byteLength < wanted) {
+        throw new HalftoneError(
+          'missing-data',
+          `tensor "${tensor}": expected ${wanted} bytes of "${location}", got ${bytes.byteLength}`,
+          { fields },
+        );
+      }
+      ranges.set(key, bytes);
       return bytes;
     },
     close() {
-      for (const descriptor of open.values()) closeSync(descriptor);
-      open.clear();
+      for (const file of files.values()) closeSync(file.descriptor);
+      files.clear();
     },
   };
+}
+
+/** Opens a plain file of which the true place is inside `folder`. */
+function openInside(folder: string, location: string, tensor: string): { descriptor: number; size: number } {
+  const fields = { tensor, location };
+  const refused = (got: string) =>
+    new HalftoneError(
+      'invalid-file',
+      `tensor "${tensor}": expected external data in a file inside the model's folder, got ${got}`,
+      { fields },
+    );
+  const path = resolve(folder, location);
+  if (isAbsolute(location) || isOutside(folder, path)) throw refused(`"${location}"`);
+  let real: string;
+  let isFile: boolean;
+  try {
+    real = realpathSync(path);
+    isFile = statSync(real).isFile();
+  } catch (error) {
+    throw new HalftoneError(
+      'missing-data',
+      `tensor "${tensor}": expected external data in "${location}" beside the model, got no such file; put it there`,
+      { cause: error, fields },
+    );
+  }
+  if (isOutside(realpathSync(folder), real)) throw refused(`a link to "${real}"`);
+  if (!isFile) throw refused(`"${location}", which is no plain file`);
+  try {
+    const descriptor = openSync(real, 'r');
+    return { descriptor, size: fstatSync(descriptor).size };
+  } catch (error) {
+    throw new HalftoneError(
+      'missing-data',
+      `tensor "${tensor}": expected readable external data in "${location}", got ${messageOf(error)}`,
+      { cause: error, fields },
+    );
+  }
+}
+
+function isOutside(folder: string, path: string): boolean {
+  const step = relative(folder, path);
+  return step === '..' || step.startsWith(`..${sep}`) || isAbsolute(step);
+}
+
+/** The bytes of a range; fewer when the file has shrunk meanwhile. */
+function readRange(descriptor: number, offset: number, length: number): Uint8Array {
+  const bytes = new Uint8Array(length);
+  let done = 0;
+  while (done < length) {
+    const count = readSync(descriptor, bytes, done, Math.min(length - done, 2 ** 30), offset + done);
+    if (count === 0) break;
+    done += count;
+  }
+  return bytes.subarray(0, done);
 }
 
 export interface WrittenFiles {
@@ -150,49 +188,63 @@ const externalAlignment = 4096;
 /**
  * Writes a model. Tensors go to `NAME.onnx_data` beside it when the file would reach 2 GiB, or always with `external`.
  * Every file appears whole, under its final name, or not at all; the model file comes last.
- * @throws HalftoneError `runtime` when the disk refuses.
+ * @throws HalftoneError `runtime` when the disk refuses, otherwise as `writeOnnx`; what was there before stays.
  */
 export function writeModel(model: Model, path: string, options: { external?: boolean } = {}): WrittenFiles {
   const external = options.external || tensorBytes(model) > maxMessageBytes - 2 ** 24;
-  const temporary = `${path}.${process.pid}.partial`;
   const dataPath = `${path}_data`;
-  const dataTemporary = `${dataPath}.${process.pid}.partial`;
+  const mark = `${process.pid}.partial`;
+  const temporary = `${path}.${mark}`;
+  const dataTemporary = `${dataPath}.${mark}`;
+  const dataBefore = `${dataPath}.${mark}.before`;
   try {
     if (!external) {
       writeFileSync(temporary, writeOnnx(model));
       renameSync(temporary, path);
       return { paths: [path], bytes: statSync(path).size };
     }
-    const descriptor = openSync(dataTemporary, 'w');
-    let end = 0;
+    writeFileSync(temporary, writeWithData(model, dataTemporary, basename(dataPath)));
+    const hadData = existsSync(dataPath);
+    if (hadData) renameSync(dataPath, dataBefore);
     try {
-      const bytes = writeOnnx(model, {
-        external: {
-          put(data) {
-            const offset = Math.ceil(end / externalAlignment) * externalAlignment;
-            for (let done = 0; done < data.byteLength; ) {
-              done += writeSync(descriptor, data, done, Math.min(data.byteLength - done, 2 ** 30), offset + done);
-            }
-            end = offset + data.byteLength;
-            return { location: basename(dataPath), offset };
-          },
-        },
-      });
-      writeFileSync(temporary, bytes);
-    } finally {
-      closeSync(descriptor);
+      renameSync(dataTemporary, dataPath);
+      renameSync(temporary, path);
+    } catch (error) {
+      rmSync(dataPath, { force: true });
+      if (hadData) renameSync(dataBefore, dataPath);
+      throw error;
     }
-    renameSync(dataTemporary, dataPath);
-    renameSync(temporary, path);
     return { paths: [path, dataPath], bytes: statSync(path).size + statSync(dataPath).size };
   } catch (error) {
+    if (isHalftoneError(error)) throw error;
     throw new HalftoneError('runtime', `${path}: expected to write the model, got ${messageOf(error)}`, {
       cause: error,
       fields: { path },
     });
   } finally {
-    rmSync(temporary, { force: true });
-    rmSync(dataTemporary, { force: true });
+    for (const leftover of [temporary, dataTemporary, dataBefore]) rmSync(leftover, { force: true });
+  }
+}
+
+/** Writes tensors to `dataPath`, to be known as `location`; returns the bytes of the model file. */
+function writeWithData(model: Model, dataPath: string, location: string): Uint8Array {
+  const descriptor = openSync(dataPath, 'w');
+  let end = 0;
+  try {
+    return writeOnnx(model, {
+      external: {
+        put(data) {
+          const offset = Math.ceil(end / externalAlignment) * externalAlignment;
+          for (let done = 0; done < data.byteLength; ) {
+            done += writeSync(descriptor, data, done, Math.min(data.byteLength - done, 2 ** 30), offset + done);
+          }
+          end = offset + data.byteLength;
+          return { location, offset };
+        },
+      },
+    });
+  } finally {
+    closeSync(descriptor);
   }
 }
 

@@ -7,15 +7,25 @@ import { Model } from '../../graph/model.ts';
 import { Value, type ValueType } from '../../graph/value.ts';
 import { dtypeOfNumber } from '../../tensor/dtype.ts';
 import {
+  type AttributeCarried,
+  type GraphCarried,
+  inlineExternalData,
+  type ModelCarried,
+  type NodeCarried,
+  type TypeCarried,
+  type ValueCarried,
+} from './carried.ts';
+import {
   type AttributeProto,
   type GraphProto,
   type ModelProto,
   ModelProtoSchema,
-  type NodeProto,
+  type TensorProto,
+  type TypeProto,
   type ValueInfoProto,
 } from './generated/onnx_pb.ts';
 import { maxMessageBytes, minIrVersion, opsetRange } from './limits.ts';
-import { type ExternalData, readTensorProto } from './tensor-proto.ts';
+import { type ExternalData, readTensorProto, shellOf } from './tensor-proto.ts';
 
 export interface ReadOptions {
   /** Where tensors with external data get it; without it such tensors are refused. */
@@ -77,13 +87,15 @@ class Reader {
     const opsets = new Map<string, number>();
     for (const entry of proto.opsetImport) {
       const domain = canonicalDomain(entry.domain);
-      if (opsets.has(domain)) {
+      const version = Number(entry.version);
+      const known = opsets.get(domain);
+      if (known !== undefined && known !== version) {
         throw new HalftoneError(
           'invalid-file',
-          `model: expected one version of operator set "${domain || 'ai.onnx'}", got two`,
+          `model: expected one version of operator set "${domain || 'ai.onnx'}", got ${known} and ${version}`,
         );
       }
-      opsets.set(domain, Number(entry.version));
+      opsets.set(domain, version);
     }
     const irVersion = Number(proto.irVersion);
     const opset = opsets.get('');
@@ -103,17 +115,19 @@ class Reader {
         { fields: { opset } },
       );
     }
+    inlineExternalData(proto, this.external);
     this.takeNames(proto.graph);
     const model = new Model(this.graph(proto.graph, []), irVersion, opsets);
-    const { graph: _, opsetImport: __, ...carried } = proto;
-    model.carried = carried;
+    const { graph: _, $typeName: __, ...carried } = proto;
+    model.carried = carried satisfies ModelCarried;
     return model;
   }
 
   /** Reserves every name first, so that names made while reading or editing never shadow one. */
   takeNames(proto: GraphProto): void {
-    for (const value of [...proto.input, ...proto.output]) this.names.take(value.name);
+    for (const value of [proto.input, proto.output, proto.valueInfo].flat()) this.names.take(value.name);
     for (const tensor of proto.initializer) this.names.take(tensor.name);
+    for (const sparse of proto.sparseInitializer) this.names.take(sparse.values?.name ?? '');
     for (const node of proto.node) {
       if (node.name) this.names.take(node.name);
       for (const name of node.output) this.names.take(name);
@@ -127,9 +141,12 @@ class Reader {
     const graph = new Graph(proto.name, this.names);
     const scope: Scope = new Map();
     const scopes = [scope, ...outer];
+    const carry = (value: Value, more: ValueCarried) => {
+      value.carried = { ...(value.carried as ValueCarried | undefined), ...more };
+    };
 
     for (const info of proto.input) {
-      if (scope.has(info.name)) throw duplicate(graph, info.name);
+      if (scope.has(info.name) || !info.name) throw duplicate(graph, info.name);
       const value = new Value(graph, info.name, { type: valueType(info) });
       scope.set(info.name, value);
       graph.inputs.push(value);
@@ -140,33 +157,53 @@ class Reader {
       if (declared?.tensor || !initializer.name) throw duplicate(graph, initializer.name);
       const value = declared ?? new Value(graph, initializer.name);
       value.tensor = tensor;
-      const { rawData: _, floatData: __, int32Data: ___, int64Data: ____, doubleData: _____, ...shell } = initializer;
-      if (shell.$unknown) value.carried = shell;
+      if (initializer.$unknown) carry(value, { unknown: initializer.$unknown });
       scope.set(initializer.name, value);
       graph.initializers.add(value);
     }
     for (const sparse of proto.sparseInitializer) {
       const name = sparse.values?.name ?? '';
-      if (!scope.has(name)) scope.set(name, new Value(graph, name));
+      const declared = scope.get(name);
+      if (!name || declared?.tensor || (declared && graph.carriedValues.has(declared))) throw duplicate(graph, name);
+      const value = declared ?? new Value(graph, name);
+      scope.set(name, value);
+      graph.carriedValues.add(value);
     }
     this.nodes(proto, graph, scopes);
 
+    const listed = new Set(graph.inputs);
     for (const info of proto.output) {
-      const value = find(scopes, info.name);
+      const value = scope.get(info.name);
       if (!value) {
+        if (find(outer, info.name)) {
+          throw new HalftoneError(
+            'unsupported',
+            `graph "${graph.name}": expected output "${info.name}" to be made in it, got a value of the graph around it; ` +
+              'put an Identity between them, as ONNX Runtime asks for too',
+            { fields: { value: info.name } },
+          );
+        }
         throw new HalftoneError(
           'invalid-file',
           `graph "${graph.name}": expected something to produce output "${info.name}", got nothing`,
+          { fields: { value: info.name } },
         );
       }
-      value.type ??= valueType(info);
+      if (listed.has(value)) carry(value, { output: info });
+      else value.type = valueType(info);
+      listed.add(value);
       graph.outputs.push(value);
     }
+    const declarations: ValueInfoProto[] = [];
+    const declared = new Set<Value>();
     for (const info of proto.valueInfo) {
       const value = scope.get(info.name);
-      if (value) value.type ??= valueType(info);
+      if (!value || declared.has(value)) declarations.push(info);
+      else if (listed.has(value)) carry(value, { declaration: info });
+      else value.type = valueType(info);
+      if (value) declared.add(value);
     }
-    const { node: _, initializer: __, input: ___, output: ____, valueInfo: _____, ...carried } = proto;
+    const carried: GraphCarried = { unknown: proto.$unknown, sparse: proto.sparseInitializer, declarations };
     graph.carried = carried;
     return graph;
   }
@@ -175,6 +212,12 @@ class Reader {
   nodes(proto: GraphProto, graph: Graph, scopes: readonly Scope[]): void {
     const scope = scopes[0];
     const made = proto.node.map((nodeProto) => {
+      if (!nodeProto.opType) {
+        throw new HalftoneError(
+          'invalid-file',
+          `node "${nodeProto.name || nodeProto.output[0] || '?'}": expected the name of an operator, got none`,
+        );
+      }
       const node = graph.add({
         op: nodeProto.opType,
         domain: canonicalDomain(nodeProto.domain),
@@ -183,10 +226,9 @@ class Reader {
         outputs: [],
       });
       nodeProto.output.forEach((name, index) => {
-        if (name === '') return;
-        if (scope.has(name)) throw duplicate(graph, name);
-        const value = new Value(graph, name);
-        scope.set(name, value);
+        if (name !== '' && scope.has(name)) throw duplicate(graph, name);
+        const value = name === '' ? undefined : new Value(graph, name);
+        if (value) scope.set(name, value);
         node.setOutput(index, value);
       });
       return node;
@@ -210,18 +252,32 @@ class Reader {
         }),
       );
       for (const attribute of nodeProto.attribute) {
-        node.attributes.set(attribute.name, this.attribute(attribute, scopes));
+        if (node.attributes.has(attribute.name)) {
+          throw new HalftoneError(
+            'invalid-file',
+            `${node.label}: expected each attribute once, got "${attribute.name}" again`,
+            { fields: { node: node.name } },
+          );
+        }
+        node.set(attribute.name, this.attribute(attribute, scopes));
       }
-      const { input: _, output: __, attribute: ___, ...carried } = nodeProto;
-      node.carried = carried as Omit<NodeProto, 'input' | 'output' | 'attribute'>;
+      const carried: NodeCarried = { unknown: nodeProto.$unknown };
+      node.carried = carried;
     });
     graph.sort();
   }
 
   attribute(proto: AttributeProto, scopes: readonly Scope[]): Attribute {
-    const documentation = proto.docString ? { documentation: proto.docString } : {};
-    const make = (attribute: Attribute): Attribute => ({ ...attribute, ...documentation });
-    switch (attributeKinds[proto.type] ?? inferKind(proto)) {
+    const tensors = proto.t ? [proto.t, ...proto.tensors] : proto.tensors;
+    const carried: AttributeCarried = { unknown: proto.$unknown, tensors: tensors.map(shellOf) };
+    const make = (attribute: Attribute): Attribute => ({
+      ...attribute,
+      ...(proto.docString ? { documentation: proto.docString } : {}),
+      ...(carried.unknown || tensors.length > 0 ? { carried } : {}),
+    });
+    const tensor = (tensorProto: TensorProto) => readTensorProto(tensorProto, this.external);
+    const kind = proto.refAttrName ? 'carried' : (attributeKinds[proto.type] ?? inferKind(proto));
+    switch (kind) {
       case 'float':
         return make({ type: 'float', value: proto.f });
       case 'int':
@@ -230,7 +286,7 @@ class Reader {
         return make({ type: 'string', value: proto.s });
       case 'tensor':
         if (!proto.t) break;
-        return make({ type: 'tensor', value: readTensorProto(proto.t, this.external), name: proto.t.name });
+        return make({ type: 'tensor', value: tensor(proto.t), name: proto.t.name });
       case 'graph':
         if (!proto.g) break;
         return make({ type: 'graph', value: this.graph(proto.g, scopes) });
@@ -241,7 +297,7 @@ class Reader {
       case 'strings':
         return make({ type: 'strings', value: proto.strings });
       case 'tensors':
-        return make({ type: 'tensors', value: proto.tensors.map((tensor) => readTensorProto(tensor, this.external)) });
+        return make({ type: 'tensors', value: proto.tensors.map(tensor) });
       case 'graphs':
         return make({ type: 'graphs', value: proto.graphs.map((graph) => this.graph(graph, scopes)) });
     }
@@ -263,7 +319,7 @@ export const attributeKinds: Readonly<Record<number, Attribute['type']>> = {
   10: 'graphs',
 };
 
-/** Before IR version 2 the type was not stored. */
+/** Some writers leave the type out; then the field that is set tells it. */
 function inferKind(proto: AttributeProto): Attribute['type'] {
   if (proto.type !== 0) return 'carried';
   if (proto.t) return 'tensor';
@@ -271,12 +327,15 @@ function inferKind(proto: AttributeProto): Attribute['type'] {
   if (proto.floats.length > 0) return 'floats';
   if (proto.ints.length > 0) return 'ints';
   if (proto.strings.length > 0) return 'strings';
-  if (proto.s.byteLength > 0) return 'string';
-  return proto.f !== 0 ? 'float' : 'int';
+  if (proto.tensors.length > 0) return 'tensors';
+  if (proto.graphs.length > 0) return 'graphs';
+  if (Object.hasOwn(proto, 's')) return 'string';
+  if (Object.hasOwn(proto, 'f')) return 'float';
+  return Object.hasOwn(proto, 'i') ? 'int' : 'carried';
 }
 
 /** ONNX has two spellings of its own domain (onnx/docs/IR.md). */
-function canonicalDomain(domain: string): string {
+export function canonicalDomain(domain: string): string {
   return domain === 'ai.onnx' ? '' : domain;
 }
 
@@ -291,7 +350,7 @@ function find(scopes: readonly Scope[], name: string): Value | undefined {
 function duplicate(graph: Graph, name: string): HalftoneError {
   return new HalftoneError(
     'invalid-file',
-    `graph "${graph.name}": expected each value to be defined once, got "${name}" again`,
+    `graph "${graph.name}": expected each value to have a name and be defined once, got ${name ? `"${name}" again` : 'one without a name'}`,
     {
       fields: { value: name },
     },
@@ -299,20 +358,25 @@ function duplicate(graph: Graph, name: string): HalftoneError {
 }
 
 function valueType(info: ValueInfoProto): ValueType {
-  const tensor = info.type?.tensorType;
+  const carried: TypeCarried = { type: info.type, unknown: info.$unknown };
+  return { ...plainType(info.type), carried };
+}
+
+/** Element type and shape as far as a type message states them; a negative dimension says unknown. */
+export function plainType(type: TypeProto | undefined): Omit<ValueType, 'carried'> {
+  const tensor = type?.tensorType;
   return {
     dtype: tensor ? dtypeOfNumber(tensor.elemType) : undefined,
     shape: tensor?.shape?.dim.map(({ value }) => {
-      if (value.case === 'dimValue') return Number(value.value);
-      return value.case === 'dimParam' ? value.value : undefined;
+      if (value.case === 'dimValue') return value.value < 0n ? undefined : Number(value.value);
+      return value.case === 'dimParam' && value.value !== '' ? value.value : undefined;
     }),
-    carried: info,
   };
 }
 
 /** Metadata of the model file, for reports. */
 export function producerOf(model: Model): string {
-  const carried = model.carried as Partial<ModelProto> | undefined;
+  const carried = model.carried as Partial<ModelCarried> | undefined;
   return [carried?.producerName, carried?.producerVersion].filter(Boolean).join(' ');
 }
 

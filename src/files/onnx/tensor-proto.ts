@@ -3,6 +3,7 @@ import { create } from '@bufbuild/protobuf';
 import { HalftoneError } from '../../base/errors.ts';
 import { byteLengthOf, type DType, dtypeOfNumber, dtypes } from '../../tensor/dtype.ts';
 import { bytesOf, sizeOf, Tensor } from '../../tensor/tensor.ts';
+import type { TensorShell } from './carried.ts';
 import { type TensorProto, TensorProtoSchema } from './generated/onnx_pb.ts';
 
 /** Gives the bytes of external tensor data. Implementations refuse locations outside the model's folder. */
@@ -110,14 +111,16 @@ function typedBytes(proto: TensorProto, dtype: DType): Uint8Array {
   }
 }
 
+/** What a tensor's message holds besides its type, shape and data. */
+export function shellOf(proto: TensorProto): TensorShell {
+  return { name: proto.name, unknown: proto.$unknown };
+}
+
 /** A TensorProto with raw data; text keeps its own field. `shell` holds what an earlier reading carried. */
-export function writeTensorProto(tensor: Tensor, name: string, shell?: TensorProto): TensorProto {
-  const proto = create(TensorProtoSchema, {
-    name,
-    dataType: dtypes[tensor.dtype].onnx,
-    dims: tensor.shape.map(BigInt),
-  });
-  if (shell?.$unknown) proto.$unknown = shell.$unknown;
+export function writeTensorProto(tensor: Tensor, shell: TensorShell): TensorProto {
+  const proto = create(TensorProtoSchema, { dataType: dtypes[tensor.dtype].onnx, dims: tensor.shape.map(BigInt) });
+  if (shell.name) proto.name = shell.name;
+  if (shell.unknown) proto.$unknown = shell.unknown;
   if (tensor.strings) proto.stringData = [...tensor.strings];
   else proto.rawData = tensor.bytes;
   return proto;

@@ -4,25 +4,33 @@ import { HalftoneError } from '../../base/errors.ts';
 import type { Attribute } from '../../graph/attribute.ts';
 import type { Graph } from '../../graph/graph.ts';
 import type { Model } from '../../graph/model.ts';
-import type { Value } from '../../graph/value.ts';
+import type { Value, ValueType } from '../../graph/value.ts';
 import { dtypes } from '../../tensor/dtype.ts';
+import type { Tensor } from '../../tensor/tensor.ts';
+import type {
+  AttributeCarried,
+  GraphCarried,
+  ModelCarried,
+  NodeCarried,
+  TypeCarried,
+  ValueCarried,
+} from './carried.ts';
 import {
   type AttributeProto,
   AttributeProtoSchema,
   type GraphProto,
   GraphProtoSchema,
-  type ModelProto,
   ModelProtoSchema,
-  type NodeProto,
   NodeProtoSchema,
   OperatorSetIdProtoSchema,
   StringStringEntryProtoSchema,
   type TensorProto,
+  TypeProtoSchema,
   type ValueInfoProto,
   ValueInfoProtoSchema,
 } from './generated/onnx_pb.ts';
 import { maxMessageBytes } from './limits.ts';
-import { attributeKinds } from './read.ts';
+import { attributeKinds, canonicalDomain, plainType } from './read.ts';
 import { writeTensorProto } from './tensor-proto.ts';
 
 /** Receives tensor bytes that leave the model file; returns where they went. */
@@ -42,64 +50,96 @@ export interface WriteOptions {
  * @throws HalftoneError `unsupported` when the message would reach 2 GiB and no external sink is given.
  */
 export function writeOnnx(model: Model, options: WriteOptions = {}): Uint8Array {
-  const carried = model.carried as Partial<ModelProto> | undefined;
   if (!options.external && tensorBytes(model) > maxMessageBytes - 2 ** 24) {
     throw new HalftoneError(
       'unsupported',
       `model: expected less than 2 GiB of tensors in one file, got ${tensorBytes(model)} bytes; write it with external data`,
     );
   }
+  const { $unknown, opsetImport, ...carried } = (model.carried ?? {}) as Partial<ModelCarried>;
+  const unknownOf = new Map((opsetImport ?? []).map((entry) => [canonicalDomain(entry.domain), entry.$unknown]));
   const proto = create(ModelProtoSchema, {
     ...(carried as MessageInitShape<typeof ModelProtoSchema>),
     irVersion: BigInt(model.irVersion),
-    opsetImport: [...model.opsets].map(([domain, version]) =>
-      create(OperatorSetIdProtoSchema, { domain, version: BigInt(version) }),
-    ),
+    opsetImport: [...model.opsets].map(([domain, version]) => {
+      const entry = create(OperatorSetIdProtoSchema, { domain, version: BigInt(version) });
+      const unknown = unknownOf.get(domain);
+      if (unknown) entry.$unknown = unknown;
+      return entry;
+    }),
   });
-  if (carried?.$unknown) proto.$unknown = carried.$unknown;
+  if ($unknown) proto.$unknown = $unknown;
   proto.graph = graphProto(model.graph, options);
   return toBinary(ModelProtoSchema, proto);
 }
 
-/** Bytes of all initializers of all graphs. */
+/** Bytes of all initializers and tensor attributes of all graphs. */
 export function tensorBytes(model: Model): number {
   let bytes = 0;
-  for (const graph of model.graphs())
-    for (const value of graph.initializers) bytes += value.tensor?.bytes.byteLength ?? 0;
+  const count = (tensor: Tensor | undefined) => {
+    bytes += tensor?.bytes.byteLength ?? 0;
+    for (const text of tensor?.strings ?? []) bytes += text.byteLength;
+  };
+  for (const graph of model.graphs()) {
+    for (const value of graph.initializers) count(value.tensor);
+    for (const node of graph.nodes) {
+      for (const attribute of node.attributes.values()) {
+        if (attribute.type === 'tensor') count(attribute.value);
+        else if (attribute.type === 'tensors') for (const tensor of attribute.value) count(tensor);
+      }
+    }
+  }
   return bytes;
 }
 
 function graphProto(graph: Graph, options: WriteOptions): GraphProto {
-  const carried = graph.carried as Partial<GraphProto> | undefined;
+  const carried = graph.carried as GraphCarried | undefined;
   const proto = create(GraphProtoSchema, { name: graph.name });
-  if (carried?.sparseInitializer) proto.sparseInitializer = carried.sparseInitializer;
-  if (carried?.$unknown) proto.$unknown = carried.$unknown;
-  proto.input = graph.inputs.map(valueInfo);
-  proto.output = graph.outputs.map(valueInfo);
-  for (const value of graph.initializers) {
-    if (value.tensor) proto.initializer.push(initializerProto(value, options));
+  if (carried) {
+    proto.sparseInitializer = [...carried.sparse];
+    if (carried.unknown) proto.$unknown = carried.unknown;
   }
-  for (const node of graph.nodes) {
+  const listed = new Set([...graph.inputs, ...graph.outputs]);
+  const declare = (value: Value) => {
+    const again = (value.carried as ValueCarried | undefined)?.declaration;
+    if (listed.has(value)) {
+      if (again) proto.valueInfo.push(renamed(again, value.name));
+    } else if (value.type) proto.valueInfo.push(valueInfo(value));
+  };
+  const inputs = new Set(graph.inputs);
+  proto.input = graph.inputs.map(valueInfo);
+  const known = new Set(graph.inputs);
+  proto.output = graph.outputs.map((value) => {
+    const own = known.has(value) ? (value.carried as ValueCarried | undefined)?.output : undefined;
+    known.add(value);
+    return own ? renamed(own, value.name) : valueInfo(value);
+  });
+  for (const value of graph.inputs) declare(value);
+  for (const value of [...graph.initializers, ...graph.carriedValues]) {
+    if (graph.initializers.has(value)) proto.initializer.push(initializerProto(value, options));
+    if (!inputs.has(value)) declare(value);
+  }
+  for (const node of graph.sorted()) {
     const made = create(NodeProtoSchema, { opType: node.op });
-    const shell = node.carried as Partial<NodeProto> | undefined;
-    if (shell?.$unknown) made.$unknown = shell.$unknown;
+    const unknown = (node.carried as NodeCarried | undefined)?.unknown;
+    if (unknown) made.$unknown = unknown;
     if (node.name) made.name = node.name;
     if (node.domain) made.domain = node.domain;
     made.input = node.inputs.map((value) => value?.name ?? '');
     made.output = node.outputs.map((value) => value?.name ?? '');
     for (const [name, attribute] of node.attributes) made.attribute.push(attributeProto(name, attribute, options));
     proto.node.push(made);
-    for (const output of node.outputs) {
-      if (output?.type && !graph.outputs.includes(output)) proto.valueInfo.push(valueInfo(output));
-    }
+    for (const output of node.outputs) if (output) declare(output);
   }
+  for (const info of carried?.declarations ?? []) proto.valueInfo.push(info);
   return proto;
 }
 
 function initializerProto(value: Value, options: WriteOptions): TensorProto {
   const tensor = value.tensor;
   if (!tensor) throw new HalftoneError('internal', `initializer "${value.name}": expected data, got none`);
-  const proto = writeTensorProto(tensor, value.name, value.carried as TensorProto | undefined);
+  const { unknown } = (value.carried ?? {}) as ValueCarried;
+  const proto = writeTensorProto(tensor, { name: value.name, unknown });
   if (options.external && !tensor.strings && tensor.bytes.byteLength >= (options.externalThreshold ?? 1024)) {
     const { location, offset } = options.external.put(tensor.bytes);
     proto.rawData = new Uint8Array(0);
@@ -114,19 +154,37 @@ function initializerProto(value: Value, options: WriteOptions): TensorProto {
 
 function valueInfo(value: Value): ValueInfoProto {
   const type = value.type;
-  const carried = type?.carried as ValueInfoProto | undefined;
-  if (carried) return carried.name === value.name ? carried : { ...carried, name: value.name };
-  if (!type?.dtype) return create(ValueInfoProtoSchema, { name: value.name });
+  const carried = type?.carried as TypeCarried | undefined;
+  const proto = create(ValueInfoProtoSchema, { name: value.name });
+  if (carried?.unknown) proto.$unknown = carried.unknown;
+  if (carried && type && sameType(plainType(carried.type), type)) {
+    if (carried.type) proto.type = carried.type;
+    return proto;
+  }
+  if (!type?.dtype) return proto;
   const shape = type.shape && {
     dim: type.shape.map((dimension) => {
       if (typeof dimension === 'number') return { value: { case: 'dimValue' as const, value: BigInt(dimension) } };
       return dimension === undefined ? {} : { value: { case: 'dimParam' as const, value: dimension } };
     }),
   };
-  return create(ValueInfoProtoSchema, {
-    name: value.name,
-    type: { tensorType: { elemType: dtypes[type.dtype].onnx, ...(shape ? { shape } : {}) } },
+  proto.type = create(TypeProtoSchema, {
+    tensorType: { elemType: dtypes[type.dtype].onnx, ...(shape ? { shape } : {}) },
   });
+  return proto;
+}
+
+/** False when somebody gave the value another type than the one it was read with. */
+function sameType(a: ValueType, b: ValueType): boolean {
+  if (a.dtype !== b.dtype || a.shape?.length !== b.shape?.length) return false;
+  return a.shape?.every((dimension, index) => dimension === b.shape?.[index]) ?? true;
+}
+
+function renamed(info: ValueInfoProto, name: string): ValueInfoProto {
+  if (info.name === name) return info;
+  const copy = create(ValueInfoProtoSchema, { name, ...(info.type ? { type: info.type } : {}) });
+  if (info.$unknown) copy.$unknown = info.$unknown;
+  return copy;
 }
 
 const kindNumbers = new Map(Object.entries(attributeKinds).map(([number, kind]) => [kind, Number(number)]));
@@ -134,7 +192,13 @@ const kindNumbers = new Map(Object.entries(attributeKinds).map(([number, kind]) 
 function attributeProto(name: string, attribute: Attribute, options: WriteOptions): AttributeProto {
   if (attribute.type === 'carried') return attribute.value as AttributeProto;
   const proto = create(AttributeProtoSchema, { name, type: kindNumbers.get(attribute.type) ?? 0 });
+  const carried = attribute.carried as AttributeCarried | undefined;
+  if (carried?.unknown) proto.$unknown = carried.unknown;
   if (attribute.documentation) proto.docString = attribute.documentation;
+  const tensorProto = (tensor: Tensor, index: number, tensorName?: string) => {
+    const shell = carried?.tensors[index];
+    return writeTensorProto(tensor, { name: tensorName ?? shell?.name ?? '', unknown: shell?.unknown });
+  };
   switch (attribute.type) {
     case 'float':
       proto.f = attribute.value;
@@ -146,7 +210,7 @@ function attributeProto(name: string, attribute: Attribute, options: WriteOption
       proto.s = attribute.value;
       break;
     case 'tensor':
-      proto.t = writeTensorProto(attribute.value, attribute.name ?? '');
+      proto.t = tensorProto(attribute.value, 0, attribute.name);
       break;
     case 'graph':
       proto.g = graphProto(attribute.value, options);
@@ -161,7 +225,7 @@ function attributeProto(name: string, attribute: Attribute, options: WriteOption
       proto.strings = [...attribute.value];
       break;
     case 'tensors':
-      proto.tensors = attribute.value.map((tensor) => writeTensorProto(tensor, ''));
+      proto.tensors = attribute.value.map((tensor, index) => tensorProto(tensor, index));
       break;
     case 'graphs':
       proto.graphs = attribute.value.map((graph) => graphProto(graph, options));
