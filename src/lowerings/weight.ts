@@ -102,6 +102,8 @@ export function findWeights(model: Model): Weight[] {
 export interface WeightLowering {
   readonly id: string;
   readonly summary: string;
+  /** Operator domains beside ONNX's own that its nodes are in, all at version 1. */
+  readonly domains?: readonly string[];
   /** The opset of the ONNX domain that its operators need for weights of this scheme. */
   requiredOpset(scheme: Scheme): number;
   /** Why this weight cannot be written this way under this scheme, or undefined when it can. */

@@ -1,0 +1,84 @@
+/** Embedding tables in 2, 4 or 8 bits with a scale per block: com.microsoft.GatherBlockQuantized (onnxruntime 1.30). */
+import { HalftoneError } from '../base/errors.ts';
+import { intFormatOf } from '../formats/index.ts';
+import type { QuantizedMatrix } from '../formats/quantized.ts';
+import type { Scheme } from '../formats/scheme.ts';
+import { dtypes } from '../tensor/dtype.ts';
+import { Tensor } from '../tensor/tensor.ts';
+import { blockBytes, blockScales, packedMatrix, packedZeroPoints } from './blocks.ts';
+import { refusesBlocks } from './linear.ts';
+import type { Weight, WeightLowering } from './weight.ts';
+
+export const gatherBlock = {
+  id: 'gather-block',
+  summary: 'embedding tables in 2, 4 or 8-bit blocks (com.microsoft.GatherBlockQuantized): rows are unpacked when read',
+  domains: ['com.microsoft'],
+  requiredOpset: () => 7,
+  refuses,
+} as const satisfies WeightLowering;
+
+function refuses(weight: Weight, scheme: Scheme): string | undefined {
+  const { bits } = intFormatOf(scheme.format);
+  const { dtype, shape } = weight.tensor;
+  if (dtype !== 'float32' && dtype !== 'float16')
+    return `GatherBlockQuantized expects float32 or float16, got ${dtype}`;
+  for (const { kind, node } of weight.uses) {
+    if (kind !== 'embedding') return `expected Gather along axis 0 as the only reader, got ${node.label} as well`;
+  }
+  if (shape.length !== 2) return `GatherBlockQuantized expects a table of vectors, got [${shape.join(',')}]`;
+  if (scheme.zeroPointType === 'float') return 'GatherBlockQuantized expects integer zero points, got float ones';
+  const reason = refusesBlocks(scheme, bits, 'GatherBlockQuantized');
+  if (reason) return reason;
+  const perByte = 8 / bits;
+  if (shape[1] % perByte !== 0) {
+    return `GatherBlockQuantized expects rows of whole bytes, got ${shape[1]} codes of ${bits} bits`;
+  }
+  return undefined;
+}
+
+/**
+ * Replaces every Gather by GatherBlockQuantized: data uint8 [V, D·bits/8], scales [V, blocks], zero points packed uint8
+ * [V, ceil(blocks·bits/8)]. The result keeps its value and name.
+ */
+export function lowerGatherBlock(weight: Weight, matrix: QuantizedMatrix): void {
+  const { name, graph } = weight.value;
+  const { blockSize, columns, rows, scheme } = matrix;
+  const { bits } = intFormatOf(scheme.format);
+  const reason = refuses(weight, scheme);
+  if (reason) throw new HalftoneError('internal', `weight "${name}": expected a table to gather from, got: ${reason}`);
+  const packed = Tensor.uint8([rows, (columns * bits) / 8], packedMatrix(matrix, columns));
+  const codes = graph.addInitializer(`${name}/codes`, packed);
+  const dtype = weight.tensor.dtype === 'float16' && scheme.scaleType === 'float16' ? 'float16' : 'float32';
+  const scales = blockScales(graph, `${name}/scale`, matrix, dtype);
+  const zeroPoints = packedZeroPoints(graph, `${name}/zero_point`, matrix);
+  for (const { node } of weight.uses) {
+    const result = node.output();
+    const own = weight.tensor.dtype === dtype;
+    const gathered = node.graph.add(
+      {
+        op: 'GatherBlockQuantized',
+        domain: 'com.microsoft',
+        name: node.name,
+        inputs: [codes, node.input(1), scales, ...(zeroPoints ? [zeroPoints] : [])],
+        outputs: [own ? result : `${result.name}/${dtype}`],
+        attributes: { gather_axis: 0, quantize_axis: 1, block_size: blockSize, bits },
+      },
+      node,
+    );
+    if (!own) {
+      const attributes = { to: dtypes[weight.tensor.dtype].onnx };
+      node.graph.add({ op: 'Cast', inputs: [gathered.output()], outputs: [result], attributes }, node);
+    }
+    node.graph.remove(node);
+  }
+}
+
+/** Bytes of the initializers that `lowerGatherBlock` writes; the node comes on top. */
+export function gatherBlockBytes(
+  rows: number,
+  columns: number,
+  parameters: number,
+  matrix: Pick<QuantizedMatrix, 'scheme'>,
+): number {
+  return blockBytes(rows, columns, parameters, matrix);
+}
