@@ -1,5 +1,5 @@
 /** Two levels: what one bit per weight can stand for. Both optima are exact. */
-import type { Constraints, Group, Parameters } from './groups.ts';
+import { type Constraints, type Group, type Parameters, sortGroup } from './groups.ts';
 
 /** Levels ±α with α the (weighted) mean magnitude: the least-squares optimum (Rastegari et al. 2016, XNOR-Net, eq. 6). */
 export function findSigned({ length, values, importance }: Group, { round }: Constraints, found: Parameters): void {
@@ -18,8 +18,9 @@ export function findSigned({ length, values, importance }: Group, { round }: Con
  * Any two levels: of all splits of the sorted weights the one with the least squared error, each side at its mean
  * (Lloyd 1982; with two levels trying every split finds the optimum).
  */
-export function findTwoLevels({ length, values, importance }: Group, { round }: Constraints, found: Parameters): void {
-  const order = Array.from({ length }, (_, i) => i).sort((a, b) => values[a] - values[b]);
+export function findTwoLevels(group: Group, { round }: Constraints, found: Parameters): void {
+  sortGroup(group);
+  const { length, values, importance } = group;
   let weight = 0;
   let sum = 0;
   for (let i = 0; i < length; i++) {
@@ -32,11 +33,11 @@ export function findTwoLevels({ length, values, importance }: Group, { round }: 
   let lowWeight = 0;
   let lowSum = 0;
   for (let i = 0; i + 1 < length; i++) {
-    lowWeight += importance[order[i]];
-    lowSum += importance[order[i]] * values[order[i]];
+    lowWeight += importance[i];
+    lowSum += importance[i] * values[i];
     const highWeight = weight - lowWeight;
     const highSum = sum - lowSum;
-    if (values[order[i]] === values[order[i + 1]] || lowWeight <= 0 || highWeight <= 0) continue;
+    if (values[i] === values[i + 1] || lowWeight <= 0 || highWeight <= 0) continue;
     const explained = (lowSum * lowSum) / lowWeight + (highSum * highSum) / highWeight;
     if (explained > best) {
       best = explained;

@@ -9,13 +9,18 @@ import { codeRange } from '../ranges/index.ts';
 import { floatToHalf, halfToFloat } from '../tensor/half.ts';
 import type { SolveOptions } from './solver.ts';
 
-/** One group of weights. The arrays are scratch: they are longer than `length` and reused for the next group. */
+/**
+ * One group of weights, in any order. The arrays are scratch: they may be longer than `length`, they are reused for the
+ * next group, and a finder may reorder them (`sortGroup`).
+ */
 export interface Group {
   length: number;
   /** Weights. */
   readonly values: Float64Array;
   /** How much the squared error of each counts; not all zero. */
   readonly importance: Float64Array;
+  /** Whether every importance is 1. */
+  readonly uniform: boolean;
 }
 
 /** What a group's parameters must obey. */
@@ -109,7 +114,12 @@ export function solveGroups(
   };
   const whole = perRow === 0;
   const room = whole ? rows * columns : Math.min(blockSize, columns);
-  const group: Group = { length: 0, values: new Float64Array(room), importance: new Float64Array(room).fill(1) };
+  const group: Group = {
+    length: 0,
+    values: new Float64Array(room),
+    importance: new Float64Array(room).fill(1),
+    uniform: importance === undefined,
+  };
   const scales = new Float32Array(count);
   const zeroPoints = new Float32Array(count);
   const found: Parameters = { scale: 1, zeroPoint: 0 };
@@ -139,4 +149,35 @@ function weigh(group: Group, importance: Float32Array, column: number, columns: 
     c = c + 1 === columns ? 0 : c + 1;
   }
   if (sum === 0) group.importance.fill(1, 0, group.length);
+}
+
+/** Gaps for Shell's sort (Ciura 2001), continued by a factor of 2.25. */
+const gaps = [1, 4, 10, 23, 57, 132, 301, 701];
+while (gaps[gaps.length - 1] < 2 ** 28) gaps.push(Math.floor(gaps[gaps.length - 1] * 2.25));
+
+/** Groups longer than this are sorted natively where their importance need not follow. */
+const nativeSortFrom = 64;
+
+/** Sorts a group's weights in ascending order, each with its importance. */
+export function sortGroup({ length, values, importance, uniform }: Group): void {
+  if (uniform && length >= nativeSortFrom) {
+    values.subarray(0, length).sort();
+    return;
+  }
+  let step = gaps.length - 1;
+  while (step > 0 && gaps[step] >= length) step--;
+  for (; step >= 0; step--) {
+    const gap = gaps[step];
+    for (let i = gap; i < length; i++) {
+      const value = values[i];
+      const weight = importance[i];
+      let j = i;
+      for (; j >= gap && values[j - gap] > value; j -= gap) {
+        values[j] = values[j - gap];
+        importance[j] = importance[j - gap];
+      }
+      values[j] = value;
+      importance[j] = weight;
+    }
+  }
 }

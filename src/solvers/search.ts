@@ -4,8 +4,7 @@
  */
 import { roundingMagic } from '../base/round.ts';
 import { symmetricZeroPoint } from '../ranges/index.ts';
-import type { Constraints, Find, Group, Parameters } from './groups.ts';
-import { solveGroups } from './groups.ts';
+import { type Constraints, type Find, type Group, type Parameters, solveGroups, sortGroup } from './groups.ts';
 import { binaryFinder, coverInterval } from './rtn.ts';
 import type { Solver } from './solver.ts';
 
@@ -16,15 +15,41 @@ const largestScale = 3.4028234663852886e38;
 /** Results of the loops below; an array, so that returning several numbers allocates nothing. */
 const sums = new Float64Array(4);
 
-/** Rounds value·inverse to levels low … high and leaves Σ w·value·level and Σ w·level² in `sums`. */
-function correlate({ length, values, importance }: Group, inverse: number, low: number, high: number): void {
+/**
+ * Rounds value·inverse to levels low … high and leaves Σ w·value·level and Σ w·level² in `sums`. The weights are sorted,
+ * so that the clipped ones are found at both ends, and the loop over the rest has nothing to decide.
+ */
+function correlate(group: Group, inverse: number, low: number, high: number): void {
+  if (inverse < 0) {
+    correlate(group, -inverse, -high, -low);
+    sums[0] = -sums[0];
+    return;
+  }
+  const { length, values, importance } = group;
   let cross = 0;
   let square = 0;
-  for (let i = 0; i < length; i++) {
+  let first = 0;
+  let weight = 0;
+  const lowEnd = low + 0.5;
+  for (; first < length && values[first] * inverse < lowEnd; first++) {
+    weight += importance[first];
+    cross += importance[first] * values[first];
+  }
+  cross *= low;
+  square = weight * low * low;
+  let last = length;
+  weight = 0;
+  let sum = 0;
+  const highEnd = high - 0.5;
+  for (; last > first && values[last - 1] * inverse > highEnd; last--) {
+    weight += importance[last - 1];
+    sum += importance[last - 1] * values[last - 1];
+  }
+  cross += sum * high;
+  square += weight * high * high;
+  for (let i = first; i < last; i++) {
     const value = values[i];
-    let level = value * inverse + roundingMagic - roundingMagic;
-    if (level < low) level = low;
-    else if (level > high) level = high;
+    const level = value * inverse + roundingMagic - roundingMagic;
     const weighted = importance[i] * level;
     cross += weighted * value;
     square += weighted * level;
@@ -33,16 +58,22 @@ function correlate({ length, values, importance }: Group, inverse: number, low: 
   sums[1] = square;
 }
 
-/** Rounds (value − base)·inverse to levels 0 … top and leaves Σ w·level, Σ w·level², Σ w·value·level in `sums`. */
+/** Rounds (value − base)·inverse ≥ 0 to levels 0 … top and leaves Σ w·level, Σ w·level², Σ w·value·level in `sums`. */
 function correlateFrom({ length, values, importance }: Group, base: number, inverse: number, top: number): void {
-  let linear = 0;
-  let square = 0;
+  let weight = 0;
   let cross = 0;
-  for (let i = 0; i < length; i++) {
+  let last = length;
+  const topEnd = top - 0.5;
+  for (; last > 0 && (values[last - 1] - base) * inverse > topEnd; last--) {
+    weight += importance[last - 1];
+    cross += importance[last - 1] * values[last - 1];
+  }
+  let linear = weight * top;
+  let square = linear * top;
+  cross *= top;
+  for (let i = 0; i < last; i++) {
     const value = values[i];
-    let level = (value - base) * inverse + roundingMagic - roundingMagic;
-    if (level < 0) level = 0;
-    else if (level > top) level = top;
+    const level = (value - base) * inverse + roundingMagic - roundingMagic;
     const weighted = importance[i] * level;
     linear += weighted;
     square += weighted * level;
@@ -72,20 +103,13 @@ export function groupError(group: Group, { scale, zeroPoint }: Parameters, min: 
   return error;
 }
 
-/** A way to find parameters: writes them, unrounded, and returns false where it finds none. */
+/** A way to find parameters of a sorted group: writes them, unrounded, and returns false where it finds none. */
 export type Method = (group: Group, constraints: Constraints, found: Parameters) => boolean;
 
-/** The smallest and largest weight of a group, and zero, in `sums`. */
+/** The smallest and largest weight of a sorted group, and zero, in `sums`. */
 function extremes({ length, values }: Group): void {
-  let low = 0;
-  let high = 0;
-  for (let i = 0; i < length; i++) {
-    const value = values[i];
-    if (value < low) low = value;
-    if (value > high) high = value;
-  }
-  sums[0] = low;
-  sums[1] = high;
+  sums[0] = Math.min(values[0], 0);
+  sums[1] = Math.max(values[length - 1], 0);
 }
 
 /** Steps of the grid width around full scale: ±0.9 levels by 0.1 (ggml-quants.c, make_qx_quants). */
@@ -210,8 +234,7 @@ function methodsFor({ symmetric, floatZeroPoint, format }: Constraints): readonl
 function store(parameters: Parameters, { round, floatZeroPoint }: Constraints): boolean {
   const magnitude = Math.abs(parameters.scale);
   if (!(magnitude >= smallestScale && magnitude <= largestScale)) return false;
-  const exact = parameters.scale;
-  parameters.scale = round(exact);
+  parameters.scale = round(parameters.scale);
   if (floatZeroPoint) parameters.zeroPoint = round(parameters.zeroPoint);
   return parameters.scale !== 0 && Math.abs(parameters.scale) <= largestScale;
 }
@@ -221,6 +244,7 @@ function findBest(methods: readonly Method[]): Find {
   const candidate: Parameters = { scale: 1, zeroPoint: 0 };
   return (group, constraints, found) => {
     const { min, max } = constraints;
+    sortGroup(group);
     extremes(group);
     coverInterval(sums[0], sums[1], constraints, found);
     let least = groupError(group, found, min, max);
