@@ -160,7 +160,7 @@ export function withLowered(
 export function finished(model: Model, domains: readonly string[] = []): Model {
   for (const domain of domains) model.useDomain(domain);
   for (const graph of model.graphs()) graph.sort();
-  eliminateDead.run(model, { evaluate: async () => ({}) });
+  eliminateDead.run(model);
   return model;
 }
 
