@@ -170,7 +170,9 @@ export function writeNpy(tensor: Tensor): Uint8Array {
   const order = dtypes[tensor.dtype].bits > 8 ? '<' : '|';
   const shape = tensor.shape.length === 1 ? `(${tensor.shape[0]},)` : `(${tensor.shape.join(', ')})`;
   const text = `{'descr': '${order}${descr}', 'fortran_order': False, 'shape': ${shape}, }`;
-  const length = Math.ceil((10 + text.length + 1) / 64) * 64 - 10;
+  // numpy.lib.format leaves room for the first axis to grow to 21 digits (GROWTH_AXIS_MAX_DIGITS).
+  const growth = tensor.shape.length === 0 ? 0 : 21 - String(tensor.shape[0]).length;
+  const length = Math.ceil((10 + text.length + growth + 1) / 64) * 64 - 10;
   const bytes = new Uint8Array(10 + length + tensor.bytes.length);
   bytes.set([0x93, 0x4e, 0x55, 0x4d, 0x50, 0x59, 1, 0, length & 255, length >> 8]);
   bytes.set(new TextEncoder().encode(`${text.padEnd(length - 1)}\n`), 10);

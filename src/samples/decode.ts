@@ -100,7 +100,7 @@ function sniff(bytes: Uint8Array, subject: string): Kind {
   if (bytes.length >= 4 && view.getUint16(0) === 0xffd8) {
     const size = jpegSize(view);
     if (size) return { codec: 'jpeg', ...size };
-    throw damaged(subject, 'jpeg', 'one without a frame header');
+    throw damaged(subject, 'jpeg', 'one without a frame header, a scan or its end');
   }
   throw new HalftoneError(
     'unsupported',
@@ -108,19 +108,29 @@ function sniff(bytes: Uint8Array, subject: string): Kind {
   );
 }
 
-/** ITU-T T.81, B.1.1: segments from marker to marker up to the frame header (SOF0…SOF15 but DHT, JPG and DAC). */
+/**
+ * ITU-T T.81, B.1.1: segments from marker to marker up to the frame header (SOF0…SOF15 but DHT, JPG and DAC), then to the
+ * first scan (SOS), after which an end marker (EOI) must follow: the decoder would fill a missing rest with gray.
+ */
 function jpegSize(view: DataView): { width: number; height: number } | undefined {
   let at = 2;
-  while (at + 9 <= view.byteLength) {
-    if (view.getUint8(at) !== 0xff) return undefined;
+  let size: { width: number; height: number } | undefined;
+  while (at + 9 <= view.byteLength && view.getUint8(at) === 0xff) {
     const marker = view.getUint8(at + 1);
     if (marker === 0xff) {
       at += 1;
-    } else if (marker >= 0xc0 && marker <= 0xcf && marker !== 0xc4 && marker !== 0xc8 && marker !== 0xcc) {
-      return { height: view.getUint16(at + 5), width: view.getUint16(at + 7) };
-    } else {
-      at += 2 + view.getUint16(at + 2);
+      continue;
     }
+    if (marker === 0xda) return hasEnd(view, at) ? size : undefined;
+    if (marker >= 0xc0 && marker <= 0xcf && marker !== 0xc4 && marker !== 0xc8 && marker !== 0xcc) {
+      size = { height: view.getUint16(at + 5), width: view.getUint16(at + 7) };
+    }
+    at += 2 + view.getUint16(at + 2);
   }
   return undefined;
+}
+
+function hasEnd(view: DataView, start: number): boolean {
+  for (let at = view.byteLength - 2; at > start; at--) if (view.getUint16(at) === 0xffd9) return true;
+  return false;
 }
