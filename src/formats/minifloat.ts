@@ -84,10 +84,10 @@ export function decodeMinifloat(id: MinifloatId, code: number): number {
 }
 
 /**
- * The code nearest to a value, ties to the even code (onnx, operator Cast, technical/float8.md).
- * With `saturate` (default) values beyond the largest finite one take its code; without, they become infinity
- * (e5m2) or NaN (the other 8-bit formats); `finite` formats always saturate. NaN becomes NaN, or the largest value
- * where the format has none. Infinity counts as beyond, except in the fnuz formats, where it is always NaN.
+ * The code nearest to a value, ties to the even code (onnx, operator Cast, technical/float8.md and float4.md).
+ * With `saturate` (default) values beyond the largest finite one, and infinities, take its code; without, they become
+ * infinity (e5m2) or NaN (the other 8-bit formats); `finite` formats always saturate. NaN becomes NaN; formats without
+ * NaN give the code of −0 (ml_dtypes, quiet_NaN, from which ONNX's node tests are made).
  */
 export function encodeMinifloat(id: MinifloatId, value: number, saturate = true): number {
   const { bits, mantissa, bias, max, flavor }: Minifloat = minifloats[id];
@@ -96,10 +96,9 @@ export function encodeMinifloat(id: MinifloatId, value: number, saturate = true)
   const sign = negative ? signBit : 0;
   const maxCode =
     flavor === 'fn' ? signBit - 2 : flavor === 'ieee' ? signBit - 1 - ((1 << mantissa) - 1) - 1 : signBit - 1;
-  const nan = flavor === 'fnuz' ? signBit : flavor === 'finite' ? maxCode : signBit - 1;
+  const nan = flavor === 'fnuz' || flavor === 'finite' ? signBit : signBit - 1;
   if (Number.isNaN(value)) return nan;
   const magnitude = Math.abs(value);
-  if (magnitude === Number.POSITIVE_INFINITY && flavor === 'fnuz') return nan;
   if (magnitude === 0) return flavor === 'fnuz' ? 0 : sign;
   const exponent = Math.max(exponentOf(Math.min(magnitude, Number.MAX_VALUE)), 1 - bias);
   const unit = 2 ** (exponent - mantissa);
