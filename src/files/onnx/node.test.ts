@@ -283,7 +283,9 @@ describe.skipIf(!haveAssets)('the real model with external data', () => {
   async function run(path: string): Promise<number[]> {
     const session = await ort.InferenceSession.create(path);
     const [input] = session.inputMetadata;
-    const dims = (input as { shape: (number | string)[] }).shape.map((size) => (typeof size === 'number' ? size : 1));
+    const dims = (input as ort.InferenceSession.TensorValueMetadata).shape.map((size) =>
+      typeof size === 'number' ? size : 1,
+    );
     const random = createRandom(7);
     const data = Float32Array.from({ length: dims.reduce((a, b) => a * b, 1) }, () => random() * 2 - 1);
     const results = await session.run({ [session.inputNames[0]]: new ort.Tensor('float32', data, dims) });
