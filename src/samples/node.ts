@@ -5,8 +5,9 @@ import { basename, extname, join, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { HalftoneError, messageOf } from '../base/errors.ts';
 import { readNpy, readNpyHeader } from '../files/npy.ts';
-import { readNpz } from '../files/npz.ts';
+import { type NpzArray, readNpz } from '../files/npz.ts';
 import type { ValueInfo } from '../runtime/runtime.ts';
+import type { Tensor } from '../tensor/tensor.ts';
 import { arraySamples, type StoredArray } from './arrays.ts';
 import { type Codec, createImageDecoder, type DecodeImage } from './decode.ts';
 import { feedSamples } from './feeds.ts';
@@ -139,7 +140,10 @@ async function openFolder(
   );
 }
 
-/** All npy files together are one set, by stem; each npz is another. */
+/**
+ * All npy files together are one set, by stem; each npz is another. A single npz stays in memory as it is stored; of
+ * several, each is read again when its turn comes.
+ */
 async function openArrays(paths: Files, array?: string): Promise<Sets> {
   const single = new Map<string, StoredArray>();
   const sets: Sets = [];
@@ -150,7 +154,8 @@ async function openArrays(paths: Files, array?: string): Promise<Sets> {
       single.set(stem, { name: stem, dtype, descr, shape, read: async () => readNpy(await readBytes(path), path) });
       continue;
     }
-    const set = readNpz(await readBytes(path), path);
+    const whole = readNpz(await readBytes(path), path);
+    const set = paths.length === 1 ? whole : detached(whole, path);
     const chosen = array === undefined ? undefined : set.get(array);
     if (array !== undefined && !chosen) {
       throw new HalftoneError(
@@ -161,6 +166,20 @@ async function openArrays(paths: Files, array?: string): Promise<Sets> {
     sets.push(chosen ? new Map([[chosen.name, chosen]]) : set);
   }
   return single.size > 0 ? [single, ...sets] : sets;
+}
+
+/** The same arrays without the file's bytes. */
+function detached(set: ReadonlyMap<string, NpzArray>, path: string): ReadonlyMap<string, StoredArray> {
+  const arrays = new Map<string, StoredArray>();
+  for (const { name, dtype, descr, shape } of set.values()) {
+    const read = async (): Promise<Tensor> => {
+      const array = readNpz(await readBytes(path), path).get(name);
+      if (array) return array.read();
+      throw new HalftoneError('missing-data', `samples ${path}: expected array ${name} as before, got a changed file`);
+    };
+    arrays.set(name, { name, dtype, descr, shape, read });
+  }
+  return arrays;
 }
 
 async function openPictures(
