@@ -127,7 +127,7 @@ function zeroPointValue(
   return packedCodes(graph, constants, `${name}/zero_point`, codes, bits, shape);
 }
 
-/** Bytes of the initializers that `lowerFoldAtLoad` writes; nodes come on top. */
+/** Bytes of the initializers that `lowerFoldAtLoad` writes for a matrix with `parameters` scales; nodes come on top. */
 export function foldAtLoadBytes(
   rows: number,
   columns: number,
@@ -137,10 +137,6 @@ export function foldAtLoadBytes(
   const { scheme } = matrix;
   const { bits } = intFormatOf(scheme.format);
   const scaleBytes = scheme.scaleType === 'float16' ? 2 : 4;
-  const zeroPointBytes = scheme.symmetric
-    ? 0
-    : scheme.zeroPointType === 'float'
-      ? parameters * scaleBytes
-      : packedBytes(parameters, bits);
-  return packedBytes(rows * columns, bits) + parameters * scaleBytes + zeroPointBytes;
+  const zeroPointBytes = scheme.zeroPointType === 'float' ? parameters * scaleBytes : packedBytes(parameters, bits);
+  return packedBytes(rows * columns, bits) + parameters * scaleBytes + (scheme.symmetric ? 0 : zeroPointBytes);
 }

@@ -1,0 +1,13 @@
+/** The family of lowerings: how quantized tensors are written into a graph. */
+import { dynamic } from './dynamic.ts';
+import { foldAtLoad } from './fold-at-load.ts';
+import { gatherBlock } from './gather-block.ts';
+import { matmulNbits } from './matmul-nbits.ts';
+import { qdq } from './qdq.ts';
+import { qoperator } from './qoperator.ts';
+
+export const lowerings = [qdq, qoperator, dynamic, matmulNbits, gatherBlock, foldAtLoad] as const;
+
+export type LoweringId = (typeof lowerings)[number]['id'];
+
+export const loweringIds: readonly LoweringId[] = lowerings.map((lowering) => lowering.id);

@@ -1,0 +1,283 @@
+/**
+ * Static quantization written as QuantizeLinear and DequantizeLinear pairs. ONNX Runtime fuses each group of
+ * dequantized inputs, operator and quantized output into one integer kernel; other runtimes read the same pairs.
+ */
+import { HalftoneError } from '../base/errors.ts';
+import { roundHalfToEven } from '../base/round.ts';
+import { type FormatId, intFormatOf } from '../formats/index.ts';
+import type { QuantizedMatrix } from '../formats/quantized.ts';
+import type { Scheme } from '../formats/scheme.ts';
+import type { Graph } from '../graph/graph.ts';
+import type { Model } from '../graph/model.ts';
+import type { Node } from '../graph/node.ts';
+import type { Value } from '../graph/value.ts';
+import { reference } from '../kernel/index.ts';
+import { affineParameters } from '../ranges/index.ts';
+import { type DType, dtypes } from '../tensor/dtype.ts';
+import { fromMatrix } from '../tensor/matrix-view.ts';
+import { bytesOf, type Shape, Tensor } from '../tensor/tensor.ts';
+import { cast, op, packedCodes, unsignedCodes } from './codes.ts';
+import { type IntegerNodes, type IntegerUnit, resultsOf } from './integer-nodes.ts';
+import type { SharedConstants, Weight, WeightLowering } from './weight.ts';
+
+export const qdq = {
+  id: 'qdq',
+  summary: 'static: Quantize/Dequantize pairs around each operator, fused into integer kernels',
+  requiredOpset: () => 13,
+  refuses(weight: Weight, scheme: Scheme): string | undefined {
+    if (scheme.granularity.kind === 'block') return 'integer arithmetic has no blocks';
+    if (!['convolution', 'depthwise-convolution', 'matrix'].includes(weight.use.kind)) {
+      return `${weight.use.node.op} has no integer kernel`;
+    }
+    return undefined;
+  },
+} as const satisfies WeightLowering;
+
+/** Scale and zero point of one activation, in its format. */
+export interface ActivationParameters {
+  readonly format: FormatId;
+  readonly scale: number;
+  readonly zeroPoint: number;
+}
+
+/** The opset that QuantizeLinear needs for a format (onnx/docs/Changelog.md). */
+export function activationOpset(format: FormatId): number {
+  const { bits } = intFormatOf(format);
+  if (bits === 8) return 13;
+  return bits === 2 ? 25 : 21;
+}
+
+/** What the lowering did, for the steps that follow. */
+export interface LoweredQdq {
+  /** For each layer with a weight: the value that holds its raw result, before clipping and rounding. */
+  readonly rawResults: ReadonlyMap<Node, Value>;
+}
+
+/**
+ * Rewrites `model` so that `plan.units` run in integers. Biases stay float; `quantizeBiases` turns them into int32 when
+ * they have their final values.
+ */
+export function lowerQdq(
+  model: Model,
+  plan: IntegerNodes,
+  parameters: ReadonlyMap<Value, ActivationParameters>,
+  weights: ReadonlyMap<Value, { readonly weight: Weight; readonly matrix: QuantizedMatrix }>,
+  constants: SharedConstants,
+): LoweredQdq {
+  const { graph } = model;
+  const dequantized = new Map<Value, Value>();
+  const rawResults = new Map<Node, Value>();
+  const madeBy = new Map<Value, IntegerUnit>();
+  for (const unit of plan.units.values()) for (const value of resultsOf(unit)) madeBy.set(value, unit);
+
+  const activation = [...parameters.values()][0];
+  for (const [value, parameter] of parameters) {
+    const unit = madeBy.get(value);
+    if (unit) {
+      quantizeResult(graph, value, unit, parameter, constants);
+      dequantized.set(value, value);
+    } else {
+      const { codes, scale, zeroPoint } = quantizeNode(graph, value, value.name, parameter, constants);
+      const made = op(graph, 'DequantizeLinear', [codes, scale, zeroPoint], `${value.name}_dequantized`);
+      dequantized.set(value, made);
+    }
+  }
+
+  for (const unit of plan.units.values()) {
+    const { node } = unit;
+    for (const index of unit.activations) node.setInput(index, dequantized.get(node.input(index)) ?? node.input(index));
+    rawResults.set(node, node.output());
+    node.inputs.forEach((value, index) => {
+      const found = value && weights.get(value);
+      if (found) node.setInput(index, weightValue(graph, found.weight, found.matrix, activation, node, constants));
+      else if (value?.tensor && ['Add', 'Mul'].includes(node.op) && !unit.activations.includes(index)) {
+        node.setInput(index, constantValue(graph, value, activation));
+      }
+    });
+    if (node.op === 'Gemm') {
+      node.setFloat('alpha', 1);
+      node.setFloat('beta', 1);
+    }
+  }
+  return { rawResults };
+}
+
+/** Puts a pair behind a fused node; its result keeps its name, so that readers and reports find it. */
+function quantizeResult(
+  graph: Graph,
+  result: Value,
+  unit: IntegerUnit,
+  parameter: ActivationParameters,
+  constants: SharedConstants,
+): void {
+  let raw: Value;
+  if (unit.absorbed) {
+    raw = unit.node.output();
+    unit.absorbed.setOutput(0, undefined);
+    graph.remove(unit.absorbed);
+  } else {
+    raw = graph.addValue(`${result.name}_raw`);
+    unit.node.setOutput(unit.node.outputs.indexOf(result), raw);
+  }
+  const { codes, scale, zeroPoint } = quantizeNode(graph, raw, result.name, parameter, constants);
+  graph.add({ op: 'DequantizeLinear', inputs: [codes, scale, zeroPoint], outputs: [result] });
+}
+
+function quantizeNode(
+  graph: Graph,
+  value: Value,
+  name: string,
+  parameter: ActivationParameters,
+  constants: SharedConstants,
+): { codes: Value; scale: Value; zeroPoint: Value } {
+  const scale = constants.get(`scale_${parameter.scale}`, () => Tensor.float32([], [parameter.scale]));
+  const zeroPoint = constants.get(`zero_point_${parameter.format}_${parameter.zeroPoint}`, () =>
+    codesTensor([], [parameter.zeroPoint], parameter.format),
+  );
+  return { codes: op(graph, 'QuantizeLinear', [value, scale, zeroPoint], `${name}_quantized`), scale, zeroPoint };
+}
+
+/** A tensor of codes, packed as ONNX stores the format. */
+function codesTensor(shape: Shape, codes: ArrayLike<number>, format: FormatId): Tensor {
+  const { bits, signed } = intFormatOf(format);
+  const dtype = format as DType;
+  if (!(dtype in dtypes)) throw new HalftoneError('internal', `format: expected one that ONNX stores, got ${format}`);
+  if (bits < 8) return new Tensor(dtype, shape, reference.pack(codes, bits));
+  const View = bits === 8 ? (signed ? Int8Array : Uint8Array) : signed ? Int16Array : Uint16Array;
+  return new Tensor(dtype, shape, bytesOf(View.from(codes)));
+}
+
+/** The dequantized weight of one node: 8-bit codes as they are, narrower ones unpacked to 8 bits when the file is loaded. */
+function weightValue(
+  graph: Graph,
+  weight: Weight,
+  matrix: QuantizedMatrix,
+  activation: ActivationParameters,
+  node: Node,
+  constants: SharedConstants,
+): Value {
+  const { name } = weight.value;
+  const format = intFormatOf(matrix.scheme.format);
+  const { view } = weight.use;
+  const perChannel = matrix.scales.length > 1;
+  const axis = view.permutation[0];
+  const stored = fromMatrix(matrix.codes, view);
+  const parameterShape = perChannel ? [matrix.scales.length] : [];
+  const attributes: Record<string, number> = perChannel ? { axis } : {};
+  const scale = graph.addInitializer(`${name}_scale`, Tensor.float32(parameterShape, matrix.scales));
+  // int8 activations are multiplied with int8 weights only (qdq_selectors.cc, ConvNodeGroupSelector).
+  const asSigned = format.signed || activation.format === 'int8';
+  const zeroPoints = matrix.zeroPoints;
+  const withoutZeroPoint = asSigned && zeroPoints.every((zeroPoint) => zeroPoint === 0);
+  let codes: Value;
+  if (format.bits === 8 || format.bits === 16) {
+    codes = graph.addInitializer(`${name}_quantized`, codesTensor(view.shape, stored, matrix.scheme.format));
+  } else {
+    const middle = 2 ** (format.bits - 1);
+    let floats = packedCodes(graph, constants, name, unsignedCodes(stored, format.min), format.bits, view.shape);
+    if (asSigned) {
+      const offset = constants.get(`zero_point_${middle}`, () => Tensor.float32([], [middle]));
+      floats = op(graph, 'Sub', [floats, offset], `${name}/signed`);
+    }
+    codes = cast(graph, floats, asSigned ? 'int8' : 'uint8', `${name}_quantized`);
+  }
+  const storedFormat: FormatId = format.bits === 16 ? matrix.scheme.format : asSigned ? 'int8' : 'uint8';
+  const zeroPoint = withoutZeroPoint
+    ? undefined
+    : graph.addInitializer(`${name}_zero_point`, codesTensor(parameterShape, zeroPoints, storedFormat));
+  const inputs = zeroPoint ? [codes, scale, zeroPoint] : [codes, scale];
+  return op(graph, 'DequantizeLinear', inputs, `${node.output().name}/${name}`, attributes);
+}
+
+/** A constant operand of Add or Mul, per tensor in the activations' format. */
+function constantValue(graph: Graph, value: Value, activation: ActivationParameters): Value {
+  const tensor = value.tensor;
+  if (!tensor) throw new HalftoneError('internal', `"${value.name}": expected a constant, got none`);
+  const floats = tensor.floats();
+  const format = intFormatOf(activation.format);
+  const { min, max } = reference.extent(floats);
+  const { scale, zeroPoint } = affineParameters({ min, max }, format, false);
+  const codes = Int32Array.from(floats, (x) =>
+    Math.min(Math.max(roundHalfToEven(Math.fround(x / scale)) + zeroPoint, format.min), format.max),
+  );
+  const stored = graph.addInitializer(`${value.name}_quantized`, codesTensor(tensor.shape, codes, activation.format));
+  const scaleValue = graph.addInitializer(`${value.name}_scale`, Tensor.float32([], [scale]));
+  const zero = graph.addInitializer(`${value.name}_zero_point`, codesTensor([], [zeroPoint], activation.format));
+  return op(graph, 'DequantizeLinear', [stored, scaleValue, zero], `${value.name}_dequantized`);
+}
+
+/** Half of what int32 holds, so that the products added to a bias have room. */
+const maxBiasCode = 2 ** 30;
+
+/**
+ * Where a channel's weights are so small against its bias that the bias would overflow int32, gives the channel a
+ * larger weight scale and its weights the codes that go with it.
+ */
+function raiseScales(weightPair: Node, inputScale: number, bias: Float32Array): void {
+  const [codesValue, scaleValue, zeroPointValue] = weightPair.inputs;
+  const stored = codesValue?.tensor;
+  const scales = scaleValue?.tensor?.floats().slice();
+  if (!stored || !scales || !codesValue || !scaleValue || codesValue.useCount > 1) return;
+  if (stored.dtype !== 'int8' && stored.dtype !== 'uint8') return;
+  const axis = weightPair.int('axis', 0);
+  const perChannel = scales.length > 1;
+  const inner = perChannel ? stored.shape.slice(axis + 1).reduce((a, b) => a * b, 1) : 1;
+  const codes = stored.floats();
+  const zeroPoints = zeroPointValue?.tensor?.floats();
+  const before = scales.slice();
+  bias.forEach((value, channel) => {
+    const index = perChannel ? channel : 0;
+    scales[index] = Math.max(scales[index], Math.fround(Math.abs(value) / (inputScale * maxBiasCode)));
+  });
+  if (scales.every((scale, index) => scale === before[index])) return;
+  const raised = codes.map((code, position) => {
+    const index = perChannel ? Math.floor(position / inner) % scales.length : 0;
+    const zeroPoint = zeroPoints ? zeroPoints[zeroPoints.length > 1 ? index : 0] : 0;
+    return roundHalfToEven(((code - zeroPoint) * before[index]) / scales[index]) + zeroPoint;
+  });
+  codesValue.tensor = codesTensor(stored.shape, raised, stored.dtype);
+  scaleValue.tensor = Tensor.float32(scaleValue.tensor?.shape ?? [], scales);
+}
+
+/**
+ * Replaces float biases of fused Conv and Gemm nodes by int32 ones with scale = input scale · weight scale
+ * (ALGORITHMS.md §5.1). A code that would leave int32 stays float, which ONNX Runtime accepts as well.
+ * Returns the names of the biases that stayed float.
+ */
+export function quantizeBiases(model: Model): string[] {
+  const { graph } = model;
+  const left: string[] = [];
+  for (const node of [...graph.nodes]) {
+    if (!node.is('Conv', 'Gemm')) continue;
+    const bias = node.inputs[2];
+    const inputPair = node.inputs[0]?.producer;
+    const weightPair = node.inputs[1]?.producer;
+    if (!bias?.tensor || !inputPair?.is('DequantizeLinear') || !weightPair?.is('DequantizeLinear')) continue;
+    const inputScale = inputPair.inputs[1]?.tensor?.floats();
+    const weightScales = weightPair.inputs[1]?.tensor?.floats();
+    const inputType = inputPair.inputs[2]?.tensor?.dtype;
+    if (!inputScale || !weightScales || (inputType !== 'uint8' && inputType !== 'int8')) continue;
+    const values = bias.tensor.floats();
+    raiseScales(weightPair, inputScale[0], values);
+    const scales = (weightPair.inputs[1]?.tensor?.floats() ?? weightScales).map((scale) =>
+      Math.fround(inputScale[0] * scale),
+    );
+    const codes = values.map((value, channel) => roundHalfToEven(value / scales[scales.length === 1 ? 0 : channel]));
+    if (codes.some((code) => !(Math.abs(code) < maxBiasCode * 2))) {
+      left.push(bias.name);
+      continue;
+    }
+    const scale = graph.addInitializer(
+      `${bias.name}_scale`,
+      Tensor.float32(scales.length === 1 ? [] : [scales.length], scales),
+    );
+    const quantized = graph.addInitializer(
+      `${bias.name}_quantized`,
+      Tensor.int32([values.length], Int32Array.from(codes)),
+    );
+    const attributes: Record<string, number> = scales.length === 1 ? {} : { axis: 0 };
+    const made = op(graph, 'DequantizeLinear', [quantized, scale], `${node.output().name}/${bias.name}`, attributes);
+    node.setInput(2, made);
+  }
+  return left;
+}

@@ -1,0 +1,209 @@
+/**
+ * The integer-only form of a static plan: QLinearConv, QLinearMatMul, QGemm, QLinearAdd … instead of float operators
+ * between Quantize/Dequantize pairs. Made from the `qdq` form, so both compute the same. Operators: onnx/docs
+ * (QLinearConv, QLinearMatMul) and onnxruntime/docs/ContribOperators.md (domain com.microsoft).
+ */
+import type { AttributeInput } from '../graph/attribute.ts';
+import type { Model } from '../graph/model.ts';
+import type { Node } from '../graph/node.ts';
+import type { Value } from '../graph/value.ts';
+import { Tensor } from '../tensor/tensor.ts';
+import { qdq } from './qdq.ts';
+import type { SharedConstants, WeightLowering } from './weight.ts';
+
+export const qoperator = {
+  id: 'qoperator',
+  summary: 'static: integer operators (QLinearConv, QLinearMatMul …) without float in between',
+  domains: ['com.microsoft'],
+  requiredOpset: qdq.requiredOpset,
+  refuses: qdq.refuses,
+} as const satisfies WeightLowering;
+
+const contrib = 'com.microsoft';
+
+/** A value given as codes with scale and zero point. */
+interface Codes {
+  readonly codes: Value;
+  readonly scale: Value;
+  readonly zeroPoint: Value;
+}
+
+/** What a rule makes of a node: an integer operator that reads and writes codes. */
+interface Replacement {
+  readonly op: string;
+  readonly domain?: string;
+  readonly inputs: readonly (Value | undefined)[];
+  readonly attributes?: Readonly<Record<string, AttributeInput>>;
+  /** Attributes of the float operator that carry over. */
+  readonly keep?: readonly string[];
+}
+
+const movers = [
+  'MaxPool',
+  'Reshape',
+  'Transpose',
+  'Flatten',
+  'Squeeze',
+  'Unsqueeze',
+  'Slice',
+  'Expand',
+  'Tile',
+  'Resize',
+  'Split',
+];
+const spatial = ['auto_pad', 'ceil_mode', 'count_include_pad', 'kernel_shape', 'pads', 'strides'];
+
+/**
+ * Replaces every fused group of the `qdq` form by its integer operator. Groups that have none stay as they are, which
+ * ONNX Runtime runs all the same. Returns the labels of nodes that stay float between two pairs.
+ */
+export function lowerQoperator(model: Model, constants: SharedConstants): string[] {
+  const left: string[] = [];
+  for (const node of [...model.graph.nodes]) {
+    if (node.domain !== '' || !node.inputs[0]?.producer?.is('DequantizeLinear')) continue;
+    if (node.is('QuantizeLinear', 'DequantizeLinear')) continue;
+    const results = node.outputs.map((output) => output && quantizedBy(output));
+    if (movers.includes(node.op)) {
+      if (!moveCodes(node, results) && results.every((result) => result)) left.push(node.label);
+      continue;
+    }
+    const result = results[0];
+    const replacement = replace(node, result, constants);
+    if (!replacement) {
+      if (result) left.push(node.label);
+      continue;
+    }
+    if (replacement.domain) model.useDomain(replacement.domain, 1);
+    substitute(node, replacement, result);
+  }
+  return left;
+}
+
+/** The codes a value was dequantized from; a missing zero point is made. */
+function codesOf(value: Value | undefined, constants: SharedConstants): Codes | undefined {
+  const pair = value?.producer;
+  if (!pair?.is('DequantizeLinear')) return undefined;
+  const [codes, scale, zeroPoint] = pair.inputs;
+  if (!codes || !scale) return undefined;
+  if (zeroPoint) return { codes, scale, zeroPoint };
+  const shape = scale.tensor?.shape ?? [];
+  const size = scale.tensor?.size ?? 1;
+  const zeros = constants.get(`zeros_int8_${shape.join('x')}`, () => new Tensor('int8', shape, new Uint8Array(size)));
+  return { codes, scale, zeroPoint: zeros };
+}
+
+/** The codes a value is quantized to, when that is its only use. */
+function quantizedBy(value: Value): (Codes & { readonly node: Node }) | undefined {
+  const node = value.soleUser;
+  if (!node?.is('QuantizeLinear')) return undefined;
+  const [, scale, zeroPoint] = node.inputs;
+  return scale && zeroPoint ? { node, codes: node.output(), scale, zeroPoint } : undefined;
+}
+
+function replace(node: Node, result: Codes | undefined, constants: SharedConstants): Replacement | undefined {
+  const [a, b] = [codesOf(node.inputs[0], constants), codesOf(node.inputs[1], constants)];
+  if (!a) return undefined;
+  const first = [a.codes, a.scale, a.zeroPoint];
+  const last = result ? [result.scale, result.zeroPoint] : [];
+  switch (node.op) {
+    case 'Conv': {
+      const bias = node.inputs[2];
+      const biasCodes = bias?.producer?.is('DequantizeLinear') ? bias.producer.inputs[0] : undefined;
+      if (!b || !result || (bias && !biasCodes)) return undefined;
+      const inputs = [...first, b.codes, b.scale, b.zeroPoint, ...last, ...(biasCodes ? [biasCodes] : [])];
+      return { op: 'QLinearConv', inputs, keep: ['auto_pad', 'dilations', 'group', 'kernel_shape', 'pads', 'strides'] };
+    }
+    case 'MatMul':
+      if (!b) return undefined;
+      if (result) return { op: 'QLinearMatMul', inputs: [...first, b.codes, b.scale, b.zeroPoint, ...last] };
+      return {
+        op: 'MatMulIntegerToFloat',
+        domain: contrib,
+        inputs: [a.codes, b.codes, a.scale, b.scale, a.zeroPoint, b.zeroPoint],
+      };
+    case 'Gemm': {
+      const bias = node.inputs[2];
+      const biasCodes = bias?.producer?.is('DequantizeLinear') ? bias.producer.inputs[0] : undefined;
+      if (!b || (bias && !biasCodes)) return undefined;
+      return {
+        op: 'QGemm',
+        domain: contrib,
+        inputs: [...first, b.codes, b.scale, b.zeroPoint, biasCodes, ...last],
+        keep: ['alpha', 'transA', 'transB'],
+      };
+    }
+    case 'Add':
+    case 'Mul':
+      if (!b || !result) return undefined;
+      return { op: `QLinear${node.op}`, domain: contrib, inputs: [...first, b.codes, b.scale, b.zeroPoint, ...last] };
+    case 'AveragePool':
+      return result && { op: 'QLinearAveragePool', domain: contrib, inputs: [...first, ...last], keep: spatial };
+    case 'GlobalAveragePool':
+      return (
+        result && {
+          op: 'QLinearGlobalAveragePool',
+          domain: contrib,
+          inputs: [...first, ...last],
+          attributes: { channels_last: 0 },
+        }
+      );
+    case 'LeakyRelu':
+      return result && { op: 'QLinearLeakyRelu', domain: contrib, inputs: [...first, ...last], keep: ['alpha'] };
+    case 'Sigmoid':
+      return result && { op: 'QLinearSigmoid', domain: contrib, inputs: [...first, ...last] };
+    case 'Softmax': {
+      const attributes = { axis: node.int('axis', -1), opset: 13 };
+      return result && { op: 'QLinearSoftmax', domain: contrib, inputs: [...first, ...last], attributes };
+    }
+    case 'Concat': {
+      const parts = node.inputs.map((value) => codesOf(value, constants));
+      if (!result || parts.some((part) => !part)) return undefined;
+      const inputs = [...last, ...parts.flatMap((part) => (part ? [part.codes, part.scale, part.zeroPoint] : []))];
+      return { op: 'QLinearConcat', domain: contrib, inputs, keep: ['axis'] };
+    }
+    default:
+      return undefined;
+  }
+}
+
+/** Lets the integer operator write the codes, or the float result where nothing quantizes it. */
+function substitute(node: Node, replacement: Replacement, result: (Codes & { readonly node: Node }) | undefined): void {
+  const { graph } = node;
+  const carried = Object.fromEntries(
+    [...node.attributes].filter(([name]) => replacement.keep?.includes(name)),
+  ) as Readonly<Record<string, AttributeInput>>;
+  const output = result ? result.codes : node.output();
+  const before = node;
+  const made = {
+    op: replacement.op,
+    domain: replacement.domain ?? '',
+    name: node.name,
+    inputs: replacement.inputs,
+    outputs: [output],
+    attributes: { ...carried, ...replacement.attributes },
+  };
+  if (result) {
+    result.node.setOutput(0, undefined);
+    graph.remove(result.node);
+  }
+  graph.add(made, before);
+  graph.remove(node);
+}
+
+/** Moves codes instead of numbers: the operator reads and writes them directly. */
+function moveCodes(node: Node, results: readonly ((Codes & { readonly node: Node }) | undefined)[]): boolean {
+  const pair = node.inputs[0]?.producer;
+  if (!pair || results.length === 0 || results.some((result) => !result)) return false;
+  const same = results.every(
+    (result) => result && result.scale === pair.inputs[1] && result.zeroPoint === pair.inputs[2],
+  );
+  if (!same) return false;
+  node.setInput(0, pair.input(0));
+  results.forEach((result, index) => {
+    if (!result) return;
+    result.node.setOutput(0, undefined);
+    node.graph.remove(result.node);
+    node.setOutput(index, result.codes);
+  });
+  return true;
+}

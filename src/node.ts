@@ -1,0 +1,86 @@
+/** Node only: halftone with models on disk, ONNX Runtime found by itself, and data read from paths. */
+import { performance } from 'node:perf_hooks';
+import { readModel, writeModel } from './files/onnx/node.ts';
+import type { Model } from './graph/model.ts';
+import { type CompareOptions, type Comparison, compare as compareLoaded } from './pipeline/compare.ts';
+import { type Quantized, type QuantizeOptions, quantizeModel } from './pipeline/quantize.ts';
+import { openRuntime, type RuntimeId } from './runtime/node.ts';
+import type { ValueInfo } from './runtime/runtime.ts';
+import { type OpenOptions, openSamples } from './samples/node.ts';
+import { randomSamples } from './samples/random.ts';
+import type { Samples } from './samples/sample.ts';
+
+export { readModel, writeModel } from './files/onnx/node.ts';
+export * from './index.ts';
+export { openRuntime, type RuntimeId, runtimeIds } from './runtime/node.ts';
+export { openSamples, readLabels } from './samples/node.ts';
+
+/** A model: a path, or one that was read. */
+export type ModelSource = string | Model;
+
+export interface NodeQuantizeOptions extends Omit<QuantizeOptions, 'calibration'> {
+  /** Where to write the result; nothing is written without it. */
+  readonly output?: string;
+  /** Samples, or a path to them: `.npz`, `.npy`, a folder, `.jsonl`, a module; `random` makes values up. */
+  readonly calibration?: Samples | string;
+  /** A Hugging Face preprocessor_config.json for a folder of images. */
+  readonly preprocess?: string;
+  readonly runtime?: RuntimeId;
+}
+
+/**
+ * Quantizes a model and, with `output`, writes it. The same as the command `halftone quantize`.
+ * @throws HalftoneError as `quantizeModel`, `readModel` and `openSamples`.
+ */
+export async function quantize(source: ModelSource, options: NodeQuantizeOptions = {}): Promise<Quantized> {
+  const { output, calibration, preprocess, runtime: runtimeId, ...rest } = options;
+  const model = typeof source === 'string' ? readModel(source) : source;
+  const runtime = await openRuntime(runtimeId);
+  const samples = calibration === undefined ? undefined : await samplesOf(model, calibration, preprocess);
+  const result = await quantizeModel(
+    model,
+    { clock: () => performance.now(), ...rest, ...(samples ? { calibration: samples } : {}) },
+    runtime,
+  );
+  if (output !== undefined) writeModel(result.model, output);
+  return result;
+}
+
+export interface NodeCompareOptions extends CompareOptions {
+  readonly data: Samples | string;
+  readonly preprocess?: string;
+  readonly limit?: number;
+  readonly runtime?: RuntimeId;
+}
+
+/** Compares a quantized model with its float model. The same as the command `halftone compare`. */
+export async function compare(
+  float: ModelSource,
+  quantized: ModelSource,
+  options: NodeCompareOptions,
+): Promise<Comparison> {
+  const { data, preprocess, limit, runtime: runtimeId, ...rest } = options;
+  const [a, b] = [float, quantized].map((source) => (typeof source === 'string' ? readModel(source) : source));
+  const runtime = await openRuntime(runtimeId);
+  const samples = await samplesOf(a, data, preprocess, limit);
+  return compareLoaded(a, b, samples, runtime, { clock: () => performance.now(), ...rest });
+}
+
+/** The inputs that a caller must feed, as the model declares them. */
+export function inputsOf(model: Model): ValueInfo[] {
+  return model.graph.inputs
+    .filter((input) => !input.tensor)
+    .map((input) => ({
+      name: input.name,
+      dtype: input.type?.dtype ?? 'float32',
+      shape: (input.type?.shape ?? []).map((dimension) => dimension ?? -1),
+    }));
+}
+
+async function samplesOf(model: Model, data: Samples | string, preprocess?: string, limit?: number): Promise<Samples> {
+  if (typeof data !== 'string') return data;
+  const inputs = inputsOf(model);
+  if (data === 'random') return randomSamples(inputs, limit === undefined ? {} : { count: limit });
+  const options: OpenOptions = { ...(preprocess ? { preprocess } : {}), ...(limit === undefined ? {} : { limit }) };
+  return openSamples(data, inputs, options);
+}

@@ -1,0 +1,200 @@
+/** Carries out a plan: quantizes each weight and writes it into the graph. Pure computation, no runtime. */
+import { HalftoneError } from '../base/errors.ts';
+import { formatOf } from '../formats/index.ts';
+import type { QuantizedMatrix } from '../formats/quantized.ts';
+import { formatScheme, parseScheme, type Scheme } from '../formats/scheme.ts';
+import type { Model } from '../graph/model.ts';
+import type { Node } from '../graph/node.ts';
+import type { Value } from '../graph/value.ts';
+import { reference } from '../kernel/index.ts';
+import { cast } from '../lowerings/codes.ts';
+import { lowerDynamic, lowerDynamicLstm } from '../lowerings/dynamic.ts';
+import { lowerFoldAtLoad } from '../lowerings/fold-at-load.ts';
+import { lowerGatherBlock } from '../lowerings/gather-block.ts';
+import { lowerMatmulNbits } from '../lowerings/matmul-nbits.ts';
+import { type LoweredQdq, lowerQdq } from '../lowerings/qdq.ts';
+import { SharedConstants, type Weight } from '../lowerings/weight.ts';
+import { solverOf } from '../solvers/index.ts';
+import { toMatrix } from '../tensor/matrix-view.ts';
+import { sizeOf } from '../tensor/tensor.ts';
+import type { Planning, WeightPlan } from './plan.ts';
+
+/** What became of one weight. */
+export interface WeightResult {
+  readonly tensor: string;
+  /** The scheme as stored; scales fall back to float32 where float16 cannot hold them. */
+  readonly scheme?: string;
+  /** Signal to quantization noise of the weight itself, in dB. */
+  readonly sqnr?: number;
+  /** Set where the plan could not be carried out. */
+  readonly left?: string;
+}
+
+export interface Applied {
+  readonly weights: readonly WeightResult[];
+  readonly qdq: LoweredQdq | undefined;
+}
+
+export interface ApplyOptions {
+  readonly onProgress?: (done: number, total: number, tensor: string) => void;
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * Edits `model`, which must be the one that the planning was made for.
+ * @throws HalftoneError `invalid-file` for weights that hold NaN or infinities; the signal's reason when aborted.
+ */
+export async function apply(model: Model, planning: Planning, options: ApplyOptions = {}): Promise<Applied> {
+  const constants = new SharedConstants(model);
+  const results: WeightResult[] = [];
+  const integerWeights = new Map<Value, { weight: Weight; matrix: QuantizedMatrix }>();
+  const recurrent = new Map<Node, { weight: Weight; matrix: QuantizedMatrix }[]>();
+  const todo = planning.plan.weights.filter((plan) => plan.quantize);
+  const byName = new Map(planning.weights.map((weight) => [weight.value.name, weight]));
+
+  for (const [index, plan] of todo.entries()) {
+    options.signal?.throwIfAborted();
+    options.onProgress?.(index, todo.length, plan.tensor);
+    await new Promise((resolve) => setTimeout(resolve, 0));
+    const weight = byName.get(plan.tensor);
+    const { quantize } = plan;
+    if (!weight || !quantize)
+      throw new HalftoneError('internal', `plan: expected weight "${plan.tensor}" in the model, got none`);
+    const scheme = parseScheme(quantize.scheme);
+    if (formatOf(scheme.format).kind === 'float') {
+      results.push(storeFloat(weight, scheme));
+      continue;
+    }
+    const { matrix, sqnr } = quantizeWeight(weight, plan, planning.plan.recipe.reduceRange);
+    results.push({ tensor: plan.tensor, scheme: formatScheme(matrix.scheme), sqnr });
+    switch (quantize.lowering) {
+      case 'matmul-nbits':
+        model.useDomain('com.microsoft', 1);
+        lowerMatmulNbits(weight, matrix, constants, planning.plan.recipe.accuracyLevel);
+        break;
+      case 'gather-block':
+        model.useDomain('com.microsoft', 1);
+        lowerGatherBlock(weight, matrix);
+        break;
+      case 'dynamic': {
+        const { node } = weight.use;
+        if (weight.use.kind === 'recurrent') recurrent.set(node, [...(recurrent.get(node) ?? []), { weight, matrix }]);
+        else lowerDynamic(weight, matrix, constants);
+        break;
+      }
+      case 'fold-at-load':
+        lowerFoldAtLoad(weight, matrix, constants);
+        break;
+      default:
+        integerWeights.set(weight.value, { weight, matrix });
+    }
+  }
+  for (const [node, parts] of recurrent) {
+    const part = (input: number) => parts.find(({ weight }) => weight.use.input === input);
+    const [input, hidden] = [part(1), part(2)];
+    if (input && hidden) {
+      model.useDomain('com.microsoft', 1);
+      lowerDynamicLstm(node, input.matrix, hidden.matrix);
+    } else {
+      for (const { weight, matrix } of parts) lowerFoldAtLoad(weight, matrix, constants);
+    }
+  }
+  const qdq =
+    planning.integer && planning.parameters.size > 0
+      ? lowerQdq(model, planning.integer, planning.parameters, integerWeights, constants)
+      : undefined;
+  model.graph.sort();
+  for (const graph of model.graphs()) graph.sort();
+  return { weights: results, qdq };
+}
+
+/** Runs the planned solver on one weight. */
+export function quantizeWeight(
+  weight: Weight,
+  plan: WeightPlan,
+  reduceRange: boolean,
+): { matrix: QuantizedMatrix; sqnr: number } {
+  const { quantize } = plan;
+  if (!quantize) throw new HalftoneError('internal', `plan: expected "${plan.tensor}" to be quantized`);
+  const { view } = weight.use;
+  const values = toMatrix(weight.tensor.floats(), view);
+  const integer = quantize.lowering === 'qdq' || quantize.lowering === 'qoperator' || quantize.lowering === 'dynamic';
+  const options = { reduceRange: reduceRange && integer, positiveScale: integer };
+  try {
+    const matrix =
+      quantize.range === 'search'
+        ? solverOf('search').solve(values, view.rows, view.columns, parseScheme(quantize.scheme), options)
+        : solverOf('rtn').solve(values, view.rows, view.columns, parseScheme(quantize.scheme), {
+            ...options,
+            range: quantize.range,
+          });
+    return { matrix, sqnr: weightSqnr(values, matrix) };
+  } catch (error) {
+    if (error instanceof HalftoneError) {
+      throw new HalftoneError(error.code, `weight "${plan.tensor}": ${error.message}`, {
+        cause: error,
+        fields: { tensor: plan.tensor },
+      });
+    }
+    throw error;
+  }
+}
+
+function weightSqnr(values: Float32Array, matrix: QuantizedMatrix): number {
+  const back = new Float32Array(values.length);
+  const layout =
+    matrix.scheme.granularity.kind === 'tensor'
+      ? { rows: 1, columns: values.length, blockSize: values.length }
+      : matrix;
+  reference.dequantize(matrix.codes, layout, matrix.scales, matrix.zeroPoints, back);
+  const noise = reference.squaredError(values, back);
+  const signal = reference.squaredError(values, new Float32Array(values.length));
+  return noise === 0 ? Number.POSITIVE_INFINITY : 10 * Math.log10(signal / noise);
+}
+
+/** Keeps a weight as float16 or bfloat16, cast back when the file is loaded, unless it overflows there. */
+function storeFloat(weight: Weight, scheme: Scheme): WeightResult {
+  const { value, tensor } = weight;
+  const dtype = scheme.format as 'float16' | 'bfloat16';
+  const floats = tensor.floats();
+  const limit = dtype === 'float16' ? 65504 : Number.MAX_VALUE;
+  const beyond = floats.find((x) => Math.abs(x) > limit);
+  if (beyond !== undefined) {
+    return { tensor: value.name, left: `holds ${beyond}, which ${dtype} cannot: it ends at ${limit}` };
+  }
+  const readers = [...value.users];
+  const stored = value.graph.addInitializer(`${value.name}/${dtype}`, tensor.converted(dtype));
+  const back = cast(value.graph, stored, tensor.dtype, `${value.name}/float`);
+  for (const node of readers) {
+    node.inputs.forEach((input, index) => {
+      if (input === value) node.setInput(index, back);
+    });
+  }
+  const rounded = stored.tensor?.floats() ?? floats;
+  const noise = reference.squaredError(floats, rounded);
+  const signal = reference.squaredError(floats, new Float32Array(sizeOf(tensor.shape)));
+  return {
+    tensor: value.name,
+    scheme: dtype,
+    sqnr: noise === 0 ? Number.POSITIVE_INFINITY : 10 * Math.log10(signal / noise),
+  };
+}
+
+/** Drops what the result no longer needs: unread initializers, declared shapes of inner values. */
+export function tidy(model: Model): void {
+  for (const graph of model.graphs()) {
+    for (let again = true; again; ) {
+      again = false;
+      for (const node of [...graph.nodes]) {
+        const isRead = node.outputs.some((output) => output && (output.users.size > 0 || output.isGraphOutput));
+        if (isRead || node.outputs.length === 0) continue;
+        graph.remove(node);
+        again = true;
+      }
+    }
+    graph.removeUnusedInitializers();
+    for (const node of graph.nodes) {
+      for (const output of node.outputs) if (output && !output.isGraphOutput) output.type = undefined;
+    }
+  }
+}

@@ -1,0 +1,268 @@
+/** Runs the float and the quantized model on the same samples and says what was lost and gained. */
+import { writeOnnx } from '../files/onnx/write.ts';
+import type { Model } from '../graph/model.ts';
+import type { Value } from '../graph/value.ts';
+import { createErrorMeter, type ErrorMeter, type ErrorSummary } from '../metrics/error.ts';
+import { type Agreement, createAgreementMeter } from '../metrics/top-k.ts';
+import type { Feeds, Runtime, Session } from '../runtime/runtime.ts';
+import type { Samples } from '../samples/sample.ts';
+import { valuesByName } from './calibrate.ts';
+import { subModel } from './sub-model.ts';
+
+export interface LayerError extends ErrorSummary {
+  readonly tensor: string;
+  /** The operator that makes it in the float model. */
+  readonly op: string;
+  /** Position in order of execution, from 0. */
+  readonly position: number;
+}
+
+export interface Latency {
+  /** Median milliseconds of one run. */
+  readonly float: number;
+  readonly quantized: number;
+  /** float / quantized: above 1 the quantized model is faster. */
+  readonly speedup: number;
+  readonly runs: number;
+  readonly batch: number;
+}
+
+export interface Comparison {
+  readonly samples: number;
+  readonly data: string;
+  /** True when the samples are made up, so that nothing here says how accurate the model is. */
+  readonly synthetic: boolean;
+  readonly floatBytes: number;
+  readonly quantizedBytes: number;
+  readonly runtime: string;
+  readonly outputs: readonly ({ readonly tensor: string } & ErrorSummary)[];
+  readonly agreement?: Agreement;
+  readonly latency?: Latency;
+  /** Worst first. */
+  readonly layers: readonly LayerError[];
+  /** Set when the result is of no use. */
+  readonly collapsed?: { readonly message: string; readonly layer?: string };
+}
+
+export interface CompareOptions {
+  readonly labels?: readonly number[];
+  /** Samples on which layers are compared; outputs are compared on all. Default 8, 0 turns it off. */
+  readonly layerSamples?: number;
+  /** Milliseconds of some steady clock; without it nothing is timed. */
+  readonly clock?: () => number;
+  /** Timed runs of each model. Default 20. */
+  readonly runs?: number;
+  readonly threads?: number;
+  readonly config?: Readonly<Record<string, string>>;
+  readonly onProgress?: (done: number, total: number | undefined) => void;
+  readonly signal?: AbortSignal;
+}
+
+/** Below this an output carries more noise than signal in all but name. */
+const collapsedSqnr = 3;
+/** And below this share of equal best classes two classifiers are different ones. */
+const collapsedAgreement = 0.5;
+/** A layer this noisy is where the trouble begins. */
+const brokenLayerSqnr = 6;
+
+/** Bytes of a run's exposed layers; more are compared in several passes. */
+const layerBudget = 128 * 2 ** 20;
+
+/**
+ * Compares two models with the same inputs. Layers are matched by the names of their results.
+ * @throws HalftoneError `runtime` when either does not load or run.
+ */
+export async function compare(
+  float: Model,
+  quantized: Model,
+  samples: Samples,
+  runtime: Runtime,
+  options: CompareOptions = {},
+): Promise<Comparison> {
+  const floatBytes = writeOnnx(float);
+  const quantizedBytes = writeOnnx(quantized);
+  const session = {
+    ...(options.threads ? { threads: options.threads } : {}),
+    ...(options.config ? { config: options.config } : {}),
+  };
+  const a = await runtime.open(floatBytes, session);
+  try {
+    const b = await runtime.open(quantizedBytes, session);
+    try {
+      const outputs = await compareOutputs(a, b, samples, float, options);
+      const latency =
+        options.clock && outputs.first
+          ? await timeBoth(a, b, outputs.first, options.clock, options.runs ?? 20)
+          : undefined;
+      const layers = options.layerSamples === 0 ? [] : await compareLayers(float, quantized, samples, runtime, options);
+      const collapsed = judge(outputs.errors, outputs.agreement, layers);
+      return {
+        samples: outputs.count,
+        data: samples.description,
+        synthetic: samples.synthetic ?? false,
+        floatBytes: floatBytes.byteLength,
+        quantizedBytes: quantizedBytes.byteLength,
+        runtime: `${runtime.id} ${runtime.version}`,
+        outputs: outputs.errors,
+        ...(outputs.agreement ? { agreement: outputs.agreement } : {}),
+        ...(latency ? { latency } : {}),
+        layers: [...layers].sort((x, y) => x.sqnr - y.sqnr),
+        ...(collapsed ? { collapsed } : {}),
+      };
+    } finally {
+      await b.close();
+    }
+  } finally {
+    await a.close();
+  }
+}
+
+async function compareOutputs(a: Session, b: Session, samples: Samples, float: Model, options: CompareOptions) {
+  const meters = new Map<string, ErrorMeter>();
+  const agreement = createAgreementMeter();
+  const tokens = float.graph.inputs.some((input) => input.type?.dtype === 'int64' || input.type?.dtype === 'int32');
+  let count = 0;
+  let rows = 0;
+  let first: Feeds | undefined;
+  for await (const feeds of samples) {
+    options.signal?.throwIfAborted();
+    first ??= feeds;
+    const x = await a.run(feeds);
+    const y = await b.run(feeds);
+    for (const { name, dtype } of a.outputs) {
+      if (!['float32', 'float16', 'float64'].includes(dtype) || !y[name]) continue;
+      const meter = meters.get(name) ?? createErrorMeter();
+      meters.set(name, meter);
+      meter.add(x[name].floats(), y[name].floats());
+    }
+    const scores = x[a.outputs[0].name];
+    const rank = scores.shape.length;
+    const classes = scores.shape[rank - 1];
+    // Rows of scores: [N, classes] of a classifier, [N, T, classes] of a model over tokens.
+    if (scores.dtype === 'float32' && classes > 1 && (rank === 2 || (rank === 3 && tokens))) {
+      const rowCount = scores.size / classes;
+      agreement.add(
+        scores.floats(),
+        y[a.outputs[0].name].floats(),
+        classes,
+        options.labels?.slice(rows, rows + rowCount),
+      );
+      rows += rowCount;
+    }
+    options.onProgress?.(++count, samples.count);
+  }
+  const errors = [...meters].map(([tensor, meter]) => ({ tensor, ...meter.summary() }));
+  return { errors, agreement: agreement.summary(), count, first };
+}
+
+/** Medians of interleaved runs, so that whatever else the machine does falls on both alike. */
+async function timeBoth(a: Session, b: Session, feeds: Feeds, clock: () => number, runs: number): Promise<Latency> {
+  const times: [number[], number[]] = [[], []];
+  for (let run = -3; run < runs; run++) {
+    for (const [index, session] of [a, b].entries()) {
+      const start = clock();
+      await session.run(feeds);
+      if (run >= 0) times[index].push(clock() - start);
+    }
+  }
+  const median = (list: number[]) => list.sort((x, y) => x - y)[Math.floor(list.length / 2)];
+  const [float, quantized] = times.map(median);
+  const batch = Object.values(feeds)[0]?.shape[0] ?? 1;
+  return { float, quantized, speedup: float / quantized, runs, batch };
+}
+
+async function compareLayers(
+  float: Model,
+  quantized: Model,
+  samples: Samples,
+  runtime: Runtime,
+  options: CompareOptions,
+): Promise<LayerError[]> {
+  const left = valuesByName(float.graph);
+  const right = valuesByName(quantized.graph);
+  const inputs = new Set(float.graph.inputs.map((value) => value.name));
+  const names = [...left.keys()].filter((name) => right.has(name) && !inputs.has(name));
+  const result: LayerError[] = [];
+  for (const slice of await slices(float, names, left, runtime)) {
+    const values = (from: ReadonlyMap<string, Value>) =>
+      slice.map((name) => from.get(name)).filter((value): value is Value => !!value);
+    const a = await runtime.open(writeOnnx(subModel(float, values(left))));
+    const b = await runtime.open(writeOnnx(subModel(quantized, values(right))));
+    const meters = new Map<string, ErrorMeter>();
+    try {
+      let count = 0;
+      for await (const feeds of samples) {
+        if (count++ >= (options.layerSamples ?? 8)) break;
+        options.signal?.throwIfAborted();
+        const x = await a.run(feeds);
+        const y = await b.run(feeds);
+        for (const name of slice) {
+          if (!x[name].isFloat || !y[name].isFloat || x[name].size !== y[name].size) continue;
+          const meter = meters.get(name) ?? createErrorMeter();
+          meters.set(name, meter);
+          meter.add(x[name].floats(), y[name].floats());
+        }
+      }
+    } finally {
+      await a.close();
+      await b.close();
+    }
+    for (const [tensor, meter] of meters) {
+      const summary = meter.summary();
+      if (summary.sqnr === Number.POSITIVE_INFINITY) continue;
+      result.push({ tensor, op: left.get(tensor)?.producer?.op ?? '', position: names.indexOf(tensor), ...summary });
+    }
+  }
+  return result;
+}
+
+async function slices(
+  model: Model,
+  names: readonly string[],
+  values: ReadonlyMap<string, Value>,
+  runtime: Runtime,
+): Promise<string[][]> {
+  if (names.length === 0) return [];
+  const outputs = names.map((name) => values.get(name)).filter((value): value is Value => !!value);
+  const session = await runtime.open(writeOnnx(subModel(model, outputs)), { optimization: 'disabled' });
+  const parts: string[][] = [[]];
+  let used = 0;
+  for (const { name, shape } of session.outputs) {
+    const size = shape.reduce<number>(
+      (product, dimension) => product * (typeof dimension === 'number' && dimension > 0 ? dimension : 1),
+      4,
+    );
+    if (used + size > layerBudget && used > 0) {
+      parts.push([]);
+      used = 0;
+    }
+    parts[parts.length - 1].push(name);
+    used += size;
+  }
+  await session.close();
+  return parts;
+}
+
+/** Says so when the result is useless, and where the trouble begins. */
+function judge(
+  outputs: readonly ({ tensor: string } & ErrorSummary)[],
+  agreement: Agreement | undefined,
+  layers: readonly LayerError[],
+): Comparison['collapsed'] {
+  const worst = [...outputs].sort((x, y) => x.sqnr - y.sqnr)[0];
+  const bySqnr = worst !== undefined && worst.sqnr < collapsedSqnr;
+  const byAgreement = agreement !== undefined && agreement.top1 < collapsedAgreement;
+  if (!bySqnr && !byAgreement) return undefined;
+  const inOrder = [...layers].sort((x, y) => x.position - y.position);
+  const culprit =
+    inOrder.find((layer) => layer.sqnr < brokenLayerSqnr) ?? [...layers].sort((x, y) => x.sqnr - y.sqnr)[0];
+  const facts = [
+    worst ? `output "${worst.tensor}" has ${worst.sqnr.toFixed(1)} dB` : '',
+    agreement ? `${(agreement.top1 * 100).toFixed(1)} % of the best classes agree` : '',
+  ].filter(Boolean);
+  const where = culprit ? `; it begins at ${culprit.op} "${culprit.tensor}" (${culprit.sqnr.toFixed(1)} dB)` : '';
+  return {
+    message: `The quantized model has collapsed: ${facts.join(', ')}${where}.`,
+    ...(culprit ? { layer: culprit.tensor } : {}),
+  };
+}

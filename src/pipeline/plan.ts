@@ -1,0 +1,372 @@
+/** Decides everything before anything is done. The plan is plain data: it can be printed, saved, compared. */
+import { type FormatId, formatOf, intFormatOf } from '../formats/index.ts';
+import { parameterLayout } from '../formats/quantized.ts';
+import { formatScheme, parseScheme, type Scheme } from '../formats/scheme.ts';
+import type { Model } from '../graph/model.ts';
+import type { Node } from '../graph/node.ts';
+import type { Value } from '../graph/value.ts';
+import { dynamic, dynamicBytes } from '../lowerings/dynamic.ts';
+import { foldAtLoad, foldAtLoadBytes } from '../lowerings/fold-at-load.ts';
+import { gatherBlock, gatherBlockBytes } from '../lowerings/gather-block.ts';
+import type { LoweringId } from '../lowerings/index.ts';
+import { chooseIntegerNodes, type IntegerNodes } from '../lowerings/integer-nodes.ts';
+import { matmulNbits, matmulNbitsBytes } from '../lowerings/matmul-nbits.ts';
+import { type ActivationParameters, activationOpset, qdq } from '../lowerings/qdq.ts';
+import { findWeights, type Weight, type WeightKind, type WeightLowering } from '../lowerings/weight.ts';
+import { affineParameters, type RangeId, rangeOf } from '../ranges/index.ts';
+import type { StatisticState } from '../statistics/index.ts';
+import { groupStatistic, type Statistics } from './calibrate.ts';
+import { findPositions } from './positions.ts';
+import { matches, type Recipe, type Rule, type WeightRange } from './recipe.ts';
+
+export interface WeightPlan {
+  readonly tensor: string;
+  readonly shape: readonly number[];
+  readonly kind: WeightKind;
+  /** Readers as `Conv "name"`. */
+  readonly users: readonly string[];
+  readonly floatBytes: number;
+  /** Undefined where the weight stays as it is. */
+  readonly quantize?: {
+    readonly scheme: string;
+    readonly range: WeightRange;
+    readonly lowering: LoweringId;
+  };
+  /** Bytes of its initializers in the result, without nodes and names. */
+  readonly predictedBytes: number;
+  readonly because: string;
+}
+
+export interface ActivationPlan {
+  readonly tensor: string;
+  readonly format: FormatId;
+  readonly symmetric: boolean;
+  readonly range: RangeId;
+  /** Tensors of one group share scale and zero point. */
+  readonly group: string;
+  /** Known after calibration. */
+  readonly interval?: { readonly min: number; readonly max: number };
+  readonly scale?: number;
+  readonly zeroPoint?: number;
+}
+
+export interface Plan {
+  readonly version: 1;
+  readonly recipe: Recipe;
+  /** The opset that the result needs; the model is raised to it. */
+  readonly opset: number;
+  readonly weights: readonly WeightPlan[];
+  readonly activations: readonly ActivationPlan[];
+  /** Nodes that run in integers, by the name of their first output. */
+  readonly integerNodes: readonly string[];
+  /** Bytes of all float weights, and of what they become. */
+  readonly floatBytes: number;
+  readonly predictedBytes: number;
+  /** What a user should know before going on. */
+  readonly notes: readonly string[];
+}
+
+/** The plan together with the objects of the model that it was made for. */
+export interface Planning {
+  readonly plan: Plan;
+  readonly weights: readonly Weight[];
+  readonly integer: IntegerNodes | undefined;
+  readonly parameters: ReadonlyMap<Value, ActivationParameters>;
+}
+
+/** Weights below this gain nothing: names and nodes of a packed weight take about as much. */
+const minWeightBytes = 2048;
+
+/** Depthwise, first and last layers keep 8 bits when the others get fewer, if they hold at most this share of weights. */
+const maxKeptShare = 0.5;
+
+/** Makes the plan. Pure: the same model, recipe and statistics give the same plan. */
+export function makePlan(model: Model, recipe: Recipe, statistics?: Statistics): Planning {
+  const weights = findWeights(model);
+  const positions = findPositions(model.graph, weights);
+  const notes: string[] = [];
+  const isStatic =
+    recipe.activations !== 'none' && recipe.activations !== 'dynamic' && recipe.activations !== 'float16';
+  const rules = [...defaultRules(recipe, weights, positions, notes), ...recipe.rules];
+  const wish = (weight: Weight) => wishFor(weight, recipe, rules, positions);
+
+  const wishes = new Map(weights.map((weight) => [weight.value, wish(weight)]));
+  const byNode = new Map<Node, Weight>();
+  for (const weight of weights)
+    for (const use of weight.uses)
+      if (use.kind !== 'other' && use.node.is('Conv', 'Gemm', 'MatMul')) byNode.set(use.node, weight);
+
+  let integer: IntegerNodes | undefined;
+  if (isStatic) {
+    integer = chooseIntegerNodes(model.graph, (node) => {
+      if (recipe.exclude.some((pattern) => namesOf(node).some((name) => matches(pattern, name)))) return false;
+      if (recipe.opTypes.length > 0 && !recipe.opTypes.includes(node.op)) return false;
+      const weight = byNode.get(node);
+      if (!weight) return true;
+      const { use } = wishes.get(weight.value) ?? {};
+      if (!use?.scheme || (use.lowering && use.lowering !== 'qdq' && use.lowering !== 'qoperator')) return false;
+      return (
+        qdq.refuses(weight, use.scheme) === undefined && weight.uses.every((other) => other.kind === weight.use.kind)
+      );
+    });
+    if (integer.units.size === 0) {
+      notes.push(
+        'No operator of this model runs in integer arithmetic in ONNX Runtime; only its weights are quantized.',
+      );
+    }
+  }
+
+  const activations = integer ? planActivations(integer, recipe, statistics) : [];
+  const weightPlans = weights.map((weight) =>
+    planWeight(weight, wishes.get(weight.value) ?? { because: '' }, recipe, integer),
+  );
+  let opset = model.opset;
+  for (const plan of weightPlans) {
+    if (plan.quantize)
+      opset = Math.max(opset, requiredOpset(plan.quantize.lowering, parseScheme(plan.quantize.scheme)));
+  }
+  if (integer && integer.units.size > 0 && isStatic)
+    opset = Math.max(opset, activationOpset(recipe.activations as FormatId));
+
+  const parameters = new Map<Value, ActivationParameters>();
+  if (integer) {
+    [...integer.activations.keys()].forEach((value, index) => {
+      const { format, scale, zeroPoint } = activations[index];
+      if (scale !== undefined && zeroPoint !== undefined) parameters.set(value, { format, scale, zeroPoint });
+    });
+  }
+  const sum = (key: 'floatBytes' | 'predictedBytes') => weightPlans.reduce((total, plan) => total + plan[key], 0);
+  const plan: Plan = {
+    version: 1,
+    recipe,
+    opset,
+    weights: weightPlans,
+    activations,
+    integerNodes: integer ? [...integer.units.keys()].map((node) => node.output().name) : [],
+    floatBytes: sum('floatBytes'),
+    predictedBytes: sum('predictedBytes'),
+    notes,
+  };
+  return { plan, weights, integer, parameters };
+}
+
+interface Wish {
+  readonly use?: { readonly scheme: Scheme; readonly range: WeightRange; readonly lowering?: LoweringId };
+  readonly because: string;
+}
+
+/** Widths under 8 leave the layers that hurt most at 8 bits: a few per cent of the bytes, most of the damage. */
+function defaultRules(
+  recipe: Recipe,
+  weights: readonly Weight[],
+  positions: ReturnType<typeof findPositions>,
+  notes: string[],
+): Rule[] {
+  if (recipe.uniform || recipe.weights === 'float') return [];
+  const format = formatOf(recipe.weights.split(':')[0]);
+  if (format.bits >= 8) return [];
+  const kept = weights.filter(
+    ({ use }) => use.kind === 'depthwise-convolution' || positions.first.has(use.node) || positions.last.has(use.node),
+  );
+  const bytes = (list: readonly Weight[]) => list.reduce((total, weight) => total + weight.tensor.bytes.byteLength, 0);
+  const layers = weights.filter(({ use }) => use.kind !== 'other');
+  const share = bytes(kept) / Math.max(bytes(layers), 1);
+  if (kept.length === 0) return [];
+  if (share > maxKeptShare) {
+    notes.push(
+      `First, last and depthwise layers hold ${Math.round(share * 100)} % of the weights, so they get ${recipe.weights} like the rest.`,
+    );
+    return [];
+  }
+  notes.push(
+    `${kept.length} of ${layers.length} layers (first, last, depthwise; ${(share * 100).toFixed(1)} % of the weights) keep 8 bits, ` +
+      'because low widths do most damage there; --uniform turns that off.',
+  );
+  return [
+    {
+      match: { kind: 'depthwise-convolution' },
+      use: { weights: 'int8' },
+      because: 'a depthwise kernel bears no low width',
+    },
+    { match: { position: 'first' }, use: { weights: 'int8' }, because: 'the first layer' },
+    { match: { position: 'last' }, use: { weights: 'int8' }, because: 'the last layer' },
+  ];
+}
+
+/** What the settings and the last matching rule ask for this weight. */
+function wishFor(
+  weight: Weight,
+  recipe: Recipe,
+  rules: readonly Rule[],
+  positions: ReturnType<typeof findPositions>,
+): Wish {
+  const { use, value } = weight;
+  const { node } = use;
+  const names = [...weight.uses.flatMap((other) => namesOf(other.node)), value.name];
+  if (use.kind === 'other') return { because: `not a layer's weight (${node.op})` };
+  if (recipe.exclude.some((pattern) => names.some((name) => matches(pattern, name)))) return { because: 'excluded' };
+  if (recipe.opTypes.length > 0 && !recipe.opTypes.includes(node.op)) {
+    return { because: `${node.op} is not among the chosen operators` };
+  }
+  let scheme = recipe.weights;
+  let range = recipe.weightRange;
+  let lowering = recipe.lowering === 'auto' ? undefined : recipe.lowering;
+  let because = 'default';
+  for (const [index, rule] of rules.entries()) {
+    if (!ruleMatches(rule, weight, positions)) continue;
+    scheme = rule.use.weights ?? scheme;
+    range = rule.use.range ?? range;
+    lowering = rule.use.lowering ?? lowering;
+    because = rule.because ?? `rule ${index + 1}`;
+  }
+  if (scheme === 'float') return { because: because === 'default' ? 'weights stay float' : because };
+  if (
+    weight.tensor.bytes.byteLength < minWeightBytes &&
+    recipe.activations !== 'dynamic' &&
+    !isStaticKind(recipe, weight)
+  ) {
+    return { because: `only ${weight.tensor.bytes.byteLength} bytes: packing would not make it smaller` };
+  }
+  const parsed = parseScheme(scheme);
+  return { use: { scheme: parsed, range, ...(lowering ? { lowering } : {}) }, because };
+}
+
+function isStaticKind(recipe: Recipe, weight: Weight): boolean {
+  if (recipe.activations === 'none' || recipe.activations === 'dynamic') return false;
+  return ['convolution', 'depthwise-convolution', 'matrix'].includes(weight.use.kind);
+}
+
+function ruleMatches(rule: Rule, weight: Weight, positions: ReturnType<typeof findPositions>): boolean {
+  const { op, node: nodePattern, tensor, kind, position } = rule.match;
+  const { node } = weight.use;
+  if (op !== undefined && !(typeof op === 'string' ? [op] : op).includes(node.op)) return false;
+  if (nodePattern !== undefined && !namesOf(node).some((name) => matches(nodePattern, name))) return false;
+  if (tensor !== undefined && !matches(tensor, weight.value.name)) return false;
+  if (kind !== undefined && weight.use.kind !== kind) return false;
+  if (position === 'first' && !positions.first.has(node)) return false;
+  if (position === 'last' && !positions.last.has(node)) return false;
+  return true;
+}
+
+function namesOf(node: Node): string[] {
+  return [node.name, node.outputs[0]?.name ?? ''].filter(Boolean);
+}
+
+function planWeight(weight: Weight, wish: Wish, recipe: Recipe, integer: IntegerNodes | undefined): WeightPlan {
+  const { value, tensor, use, uses } = weight;
+  const base = {
+    tensor: value.name,
+    shape: tensor.shape,
+    kind: use.kind,
+    users: uses.map((other) => other.node.label),
+    floatBytes: tensor.bytes.byteLength,
+  };
+  if (!wish.use) return { ...base, predictedBytes: base.floatBytes, because: wish.because };
+  if (formatOf(wish.use.scheme.format).kind === 'float') {
+    const quantize = { scheme: wish.use.scheme.format, range: wish.use.range, lowering: 'fold-at-load' as const };
+    return { ...base, quantize, predictedBytes: tensor.size * 2, because: wish.because };
+  }
+  const { lowering, scheme, reason } = chooseLowering(weight, wish.use, recipe, integer);
+  const { rows, columns } = use.view;
+  const { count } = parameterLayout(scheme, rows, columns);
+  const predictedBytes = bytesIn(lowering, weight, scheme, count);
+  const because = reason ? `${wish.because}; ${reason}` : wish.because;
+  if (lowering === 'fold-at-load' && predictedBytes >= base.floatBytes) {
+    return { ...base, predictedBytes: base.floatBytes, because: `${formatScheme(scheme)} would not make it smaller` };
+  }
+  const quantize = { scheme: formatScheme(scheme), range: wish.use.range, lowering };
+  return { ...base, quantize, predictedBytes, because };
+}
+
+/** The lowering asked for or the best that takes this weight; the reason where it is not the one asked for. */
+function chooseLowering(
+  weight: Weight,
+  use: NonNullable<Wish['use']>,
+  recipe: Recipe,
+  integer: IntegerNodes | undefined,
+): { lowering: LoweringId; scheme: Scheme; reason?: string } {
+  const { scheme } = use;
+  if (integer && weight.uses.every((other) => integer.units.has(other.node))) {
+    return { lowering: recipe.lowering === 'qoperator' ? 'qoperator' : 'qdq', scheme };
+  }
+  const entries: Record<string, WeightLowering> = { 'matmul-nbits': matmulNbits, 'gather-block': gatherBlock, dynamic };
+  const wanted: LoweringId[] = [];
+  if (use.lowering) wanted.push(use.lowering);
+  else if (recipe.activations === 'dynamic') wanted.push('dynamic');
+  else wanted.push('matmul-nbits', 'gather-block');
+  let reason: string | undefined;
+  for (const id of wanted) {
+    if (id === 'fold-at-load') return { lowering: id, scheme };
+    const entry = entries[id];
+    const refusal = entry ? entry.refuses(weight, scheme) : 'it does not run in integers here';
+    if (refusal === undefined) return { lowering: id, scheme };
+    if (use.lowering || recipe.activations === 'dynamic') reason = `not ${id}: ${refusal}`;
+  }
+  return { lowering: 'fold-at-load', scheme, ...(reason ? { reason } : {}) };
+}
+
+function requiredOpset(lowering: LoweringId, scheme: Scheme): number {
+  const entry: WeightLowering | undefined = [qdq, dynamic, matmulNbits, gatherBlock, foldAtLoad].find(
+    ({ id }) => id === (lowering === 'qoperator' ? 'qdq' : lowering),
+  );
+  return entry?.requiredOpset(scheme) ?? 0;
+}
+
+function bytesIn(lowering: LoweringId, weight: Weight, scheme: Scheme, parameters: number): number {
+  const { rows, columns } = weight.use.view;
+  switch (lowering) {
+    case 'matmul-nbits':
+      return matmulNbitsBytes(rows, columns, parameters, { scheme });
+    case 'gather-block':
+      return gatherBlockBytes(rows, columns, parameters, { scheme });
+    case 'dynamic':
+      return dynamicBytes(rows, columns, parameters, { scheme });
+    case 'fold-at-load':
+      return foldAtLoadBytes(rows, columns, parameters, { scheme });
+    default: {
+      const { bits } = intFormatOf(scheme.format);
+      return Math.ceil((rows * columns * bits) / 8) + parameters * (scheme.symmetric ? 4 : 5);
+    }
+  }
+}
+
+function planActivations(integer: IntegerNodes, recipe: Recipe, statistics: Statistics | undefined): ActivationPlan[] {
+  const format = intFormatOf(recipe.activations);
+  const range = rangeOf(recipe.range);
+  const states = new Map<string, StatisticState | undefined>();
+  const clips = clipsOf(integer);
+  const plans: ActivationPlan[] = [];
+  for (const [value, group] of integer.activations) {
+    const members = [...integer.activations].filter(([, other]) => other === group).map(([member]) => member);
+    if (statistics && !states.has(group)) {
+      states.set(
+        group,
+        groupStatistic(
+          statistics,
+          members.map((member) => member.name),
+          range.needs,
+        ),
+      );
+    }
+    const state = states.get(group);
+    const base = { tensor: value.name, format: format.id as FormatId, range: recipe.range, group };
+    // A result that a Relu or Clip was absorbed into needs its lowest code to stand for the lower bound.
+    const clipped = members.some((member) => clips.has(member));
+    const symmetric = recipe.symmetricActivations && !clipped;
+    if (!state) {
+      plans.push({ ...base, symmetric });
+      continue;
+    }
+    const interval = range.choose(state, { format, symmetric, percentile: recipe.percentile });
+    const { scale, zeroPoint } = affineParameters(interval, format, symmetric, { reduceRange: false });
+    plans.push({ ...base, symmetric, interval, scale, zeroPoint });
+  }
+  return plans;
+}
+
+/** Results whose Relu or Clip is left to saturation. */
+function clipsOf(integer: IntegerNodes): Set<Value> {
+  const clips = new Set<Value>();
+  for (const { absorbed } of integer.units.values()) if (absorbed) clips.add(absorbed.output());
+  return clips;
+}

@@ -1,0 +1,292 @@
+/** The whole way from a float model to a quantized one with its report: seven steps, each a plain value. */
+import { HalftoneError } from '../base/errors.ts';
+import { writeOnnx } from '../files/onnx/write.ts';
+import type { Model } from '../graph/model.ts';
+import { quantizeBiases } from '../lowerings/qdq.ts';
+import { lowerQoperator } from '../lowerings/qoperator.ts';
+import { SharedConstants } from '../lowerings/weight.ts';
+import { createErrorMeter } from '../metrics/error.ts';
+import { rangeOf } from '../ranges/index.ts';
+import type { Runtime } from '../runtime/runtime.ts';
+import type { Samples } from '../samples/sample.ts';
+import { batches, split, take } from '../samples/select.ts';
+import { apply, tidy } from './apply.ts';
+import { correctBiases, correctionNeeds, correctionTargets } from './bias-correction.ts';
+import { calibrate, type Need, type Statistics } from './calibrate.ts';
+import { type CompareOptions, compare } from './compare.ts';
+import { convertToFloat16 } from './float16.ts';
+import { makePlan, type Plan, type Planning } from './plan.ts';
+import { cloneModel, prepare, refuseQuantized } from './prepare.ts';
+import { makeRecipe, type Recipe, type RecipeInput } from './recipe.ts';
+import type { Report } from './report.ts';
+
+/** The steps that progress events name. */
+export type Step = 'prepare' | 'calibrate' | 'quantize' | 'correct' | 'compare';
+
+export interface ProgressEvent {
+  readonly step: Step;
+  readonly done: number;
+  readonly total: number | undefined;
+  readonly detail?: string;
+}
+
+export interface QuantizeOptions extends RecipeInput {
+  /** Samples of real use. Needed for static activations; with any weights they correct biases and measure the result. */
+  readonly calibration?: Samples;
+  /** At most this many samples are read. Default 128. */
+  readonly samples?: number;
+  /** Quantize what is still float in a model that already holds quantized operators. Default false. */
+  readonly allowQuantized?: boolean;
+  /** Compare the result with the float model on held-out samples. Default true when there are samples. */
+  readonly compare?: boolean;
+  /** Right classes of the samples, in their order. */
+  readonly labels?: readonly number[];
+  /** Milliseconds of a steady clock, to time both models. */
+  readonly clock?: () => number;
+  readonly threads?: number;
+  readonly onProgress?: (event: ProgressEvent) => void;
+  readonly signal?: AbortSignal;
+}
+
+export interface Quantized {
+  readonly model: Model;
+  readonly report: Report;
+}
+
+/** Every n-th sample is held out for the comparison. */
+const holdOutEvery = 4;
+/** With fewer samples than this all of them calibrate and compare, which the report says. */
+const minSamplesToSplit = 8;
+const defaultSamples = 128;
+/** Samples run together where the model's batch axis is free. */
+const batchSize = 8;
+
+/**
+ * The plan for `model` without carrying it out: what each tensor would become and how large the result would be.
+ * @throws HalftoneError `usage` for contradictory settings, `unsupported` for a quantized model.
+ */
+export async function planQuantization(model: Model, options: QuantizeOptions, runtime: Runtime): Promise<Plan> {
+  if (!options.allowQuantized) refuseQuantized(model);
+  const recipe = recipeOf(options);
+  const { model: prepared } = await prepare(model, runtime);
+  return makePlan(prepared, recipe).plan;
+}
+
+function recipeOf(options: QuantizeOptions): Recipe {
+  const input: Record<string, unknown> = {};
+  for (const key of recipeKeys) if (options[key] !== undefined) input[key] = options[key];
+  const recipe = makeRecipe(input, options.calibration !== undefined);
+  const isStatic =
+    recipe.activations !== 'none' && recipe.activations !== 'dynamic' && recipe.activations !== 'float16';
+  if (isStatic && !options.calibration) {
+    throw new HalftoneError(
+      'missing-data',
+      `activations ${recipe.activations}: expected samples to find their ranges, got none; give some with --calibrate DATA, ` +
+        'or use --activations dynamic, or --calibrate random to check shapes only',
+    );
+  }
+  return recipe;
+}
+
+const recipeKeys: readonly (keyof RecipeInput)[] = [
+  'weights',
+  'activations',
+  'range',
+  'percentile',
+  'weightRange',
+  'lowering',
+  'symmetricActivations',
+  'reduceRange',
+  'uniform',
+  'opTypes',
+  'exclude',
+  'accuracyLevel',
+  'biasCorrection',
+  'rules',
+];
+
+/**
+ * Quantizes a model. `model` itself is not changed.
+ * @throws HalftoneError `usage`, `missing-data`, `unsupported` or `runtime`; the signal's reason when aborted.
+ */
+export async function quantizeModel(model: Model, options: QuantizeOptions, runtime: Runtime): Promise<Quantized> {
+  if (!options.allowQuantized) refuseQuantized(model);
+  const recipe = recipeOf(options);
+  const progress = (step: Step) => (done: number, total: number | undefined, detail?: string) =>
+    options.onProgress?.({ step, done, total, ...(detail ? { detail } : {}) });
+  const shared = {
+    ...(options.signal ? { signal: options.signal } : {}),
+    ...(options.threads ? { threads: options.threads } : {}),
+  };
+
+  progress('prepare')(0, undefined);
+  const first = await prepare(model, runtime);
+  const { opset } = makePlan(first.model, recipe).plan;
+  const prepared = opset > first.model.opset ? await prepare(first.model, runtime, opset) : first;
+
+  const parts = options.calibration
+    ? await partsOf(options.calibration, options.samples ?? defaultSamples, model)
+    : undefined;
+  const draft = makePlan(prepared.model, recipe);
+  const targets = parts && recipe.biasCorrection && !parts.samples.synthetic ? correctionTargets(draft) : [];
+  let statistics: Statistics | undefined;
+  if (parts && (draft.plan.activations.length > 0 || targets.length > 0 || recipe.activations === 'float16')) {
+    const needs = [...activationNeeds(draft, recipe), ...correctionNeeds(targets)];
+    statistics = await calibrate(prepared.model, parts.calibration, needs, runtime, {
+      ...shared,
+      onProgress: progress('calibrate'),
+    });
+  }
+
+  // Edits happen on a copy of the prepared model: planning refers to the objects of the model it edits.
+  const result = cloneModel(prepared.model);
+  const planning = makePlan(result, recipe, statistics);
+  const renewed = targets.length > 0 ? correctionTargets(planning) : [];
+  const applied = await apply(result, planning, { ...shared, onProgress: progress('quantize') });
+  const notes = [...planning.plan.notes];
+
+  let correction: Report['biasCorrection'];
+  if (parts && statistics && renewed.length > 0) {
+    const before = await outputNoise(prepared.model, result, parts.heldOut, runtime);
+    const made = await correctBiases(result, renewed, statistics, parts.calibration, runtime, applied.qdq, {
+      ...shared,
+      onProgress: progress('correct'),
+    });
+    const after = await outputNoise(prepared.model, result, parts.heldOut, runtime);
+    const kept = after <= before;
+    if (!kept) made.undo();
+    correction = { layers: made.corrected, kept, left: made.left };
+    if (!kept) notes.push('Bias correction was taken back: on held-out samples the outputs were closer without it.');
+  }
+
+  if (applied.qdq) {
+    const left = quantizeBiases(result);
+    for (const name of left) notes.push(`Bias "${name}" stays float: its codes would overflow int32.`);
+    if (recipe.lowering === 'qoperator') {
+      const float = lowerQoperator(result, new SharedConstants(result));
+      for (const label of float) notes.push(`${label} has no integer operator and runs in float.`);
+    }
+  }
+  if (recipe.activations === 'float16') {
+    notes.push(...convertToFloat16(result, statistics));
+  }
+  tidy(result);
+  for (const graph of result.graphs()) graph.sort();
+
+  const wantsComparison = options.compare ?? true;
+  const comparison =
+    parts && wantsComparison
+      ? await compare(model, result, parts.heldOut, runtime, {
+          ...shared,
+          ...(options.clock ? { clock: options.clock } : {}),
+          ...(options.labels ? { labels: parts.labels(options.labels) } : {}),
+          onProgress: progress('compare'),
+        } satisfies CompareOptions)
+      : undefined;
+  if (parts && !parts.separate && wantsComparison) {
+    notes.push('There were too few samples to hold some out: the comparison uses the calibration samples themselves.');
+  }
+  const floatBytes = comparison?.floatBytes ?? writeOnnx(model).byteLength;
+  const quantizedBytes = comparison?.quantizedBytes ?? writeOnnx(result).byteLength;
+  const report: Report = {
+    version: 1,
+    plan: planning.plan,
+    weights: applied.weights,
+    passes: [...new Set([...first.changed, ...prepared.changed])],
+    floatBytes,
+    quantizedBytes,
+    ...(parts
+      ? {
+          calibration: {
+            data: parts.samples.description,
+            samples: parts.count,
+            synthetic: parts.samples.synthetic ?? false,
+          },
+        }
+      : {}),
+    ...(correction ? { biasCorrection: correction } : {}),
+    ...(comparison ? { comparison } : {}),
+    notes,
+  };
+  return { model: result, report };
+}
+
+function activationNeeds(draft: Planning, recipe: Recipe): Need[] {
+  if (recipe.activations === 'float16') {
+    return draft.integer ? [] : floatTensors(draft).map((tensor) => ({ tensor, statistic: 'min-max' as const }));
+  }
+  const statistic = rangeOf(recipe.range).needs;
+  return draft.plan.activations.map(({ tensor }) => ({ tensor, statistic }));
+}
+
+/** Every value a node makes: a float16 model must not overflow in any of them. */
+function floatTensors(draft: Planning): string[] {
+  const graph = draft.weights[0]?.value.graph;
+  return graph ? graph.nodes.flatMap((node) => node.outputs.flatMap((value) => (value ? [value.name] : []))) : [];
+}
+
+interface SampleParts {
+  readonly samples: Samples;
+  readonly calibration: Samples;
+  readonly heldOut: Samples;
+  readonly separate: boolean;
+  readonly count: number;
+  /** Labels of the held-out samples. */
+  labels(all: readonly number[]): readonly number[];
+}
+
+/** Splits the samples, and joins them to batches where every input of the model lets the leading axis be free. */
+async function partsOf(samples: Samples, limit: number, model: Model): Promise<SampleParts> {
+  const limited = take(samples, limit);
+  let count = limited.count;
+  if (count === undefined) {
+    count = 0;
+    for await (const _ of limited) count++;
+  }
+  if (count === 0) {
+    throw new HalftoneError('missing-data', `${samples.description}: expected samples, got none`);
+  }
+  const free = model.graph.inputs
+    .filter((input) => !input.tensor)
+    .every((input) => typeof input.type?.shape?.[0] !== 'number' && (input.type?.shape?.length ?? 0) > 0);
+  const batched = (part: Samples) => (free ? batches(part, batchSize) : part);
+  if (count < minSamplesToSplit) {
+    return {
+      samples,
+      calibration: batched(limited),
+      heldOut: limited,
+      separate: false,
+      count,
+      labels: (all) => all.slice(0, count),
+    };
+  }
+  const { calibration, heldOut } = split(limited, { every: holdOutEvery });
+  return {
+    samples,
+    calibration: batched(calibration),
+    heldOut,
+    separate: true,
+    count,
+    labels: (all) => all.slice(0, count).filter((_, index) => index % holdOutEvery === holdOutEvery - 1),
+  };
+}
+
+/** Noise of all outputs relative to their signal, on a few samples. */
+async function outputNoise(float: Model, quantized: Model, samples: Samples, runtime: Runtime): Promise<number> {
+  const a = await runtime.open(writeOnnx(float));
+  const b = await runtime.open(writeOnnx(quantized));
+  const meter = createErrorMeter();
+  try {
+    let count = 0;
+    for await (const feeds of samples) {
+      if (count++ >= 32) break;
+      const x = await a.run(feeds);
+      const y = await b.run(feeds);
+      for (const name of Object.keys(x)) if (x[name].isFloat && y[name]) meter.add(x[name].floats(), y[name].floats());
+    }
+  } finally {
+    await a.close();
+    await b.close();
+  }
+  return -meter.summary().sqnr;
+}

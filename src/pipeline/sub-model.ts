@@ -1,0 +1,43 @@
+/** The part of a model that computes chosen values: what a prefix run or a statistic needs, and nothing more. */
+import { Graph } from '../graph/graph.ts';
+import { Model } from '../graph/model.ts';
+import type { Node } from '../graph/node.ts';
+import type { Value } from '../graph/value.ts';
+
+/**
+ * A model whose outputs are `outputs` (values of the main graph) and whose nodes are those they depend on. It shares
+ * nodes and values with `model` and is meant to be written out at once: neither model may be edited meanwhile.
+ */
+export function subModel(model: Model, outputs: readonly Value[]): Model {
+  const needed = new Set<Node>();
+  const read = new Set<Value>(outputs);
+  const pending: Node[] = [];
+  const need = (value: Value | undefined) => {
+    if (!value) return;
+    read.add(value);
+    if (value.producer?.graph === model.graph && !needed.has(value.producer)) {
+      needed.add(value.producer);
+      pending.push(value.producer);
+    }
+  };
+  const needAll = (node: Node) => {
+    for (const input of node.inputs) need(input);
+    for (const graph of node.subgraphs) {
+      for (const inner of graph.nodes) needAll(inner);
+      for (const output of graph.outputs) need(output);
+    }
+  };
+  for (const output of outputs) need(output);
+  for (let node = pending.pop(); node; node = pending.pop()) needAll(node);
+
+  const graph = new Graph(model.graph.name, model.graph.names);
+  graph.carried = model.graph.carried;
+  graph.inputs.push(...model.graph.inputs);
+  graph.outputs.push(...outputs);
+  graph.nodes = model.graph.nodes.filter((node) => needed.has(node));
+  for (const value of model.graph.initializers)
+    if (read.has(value) || value.isGraphInput) graph.initializers.add(value);
+  const part = new Model(graph, model.irVersion, model.opsets);
+  part.carried = model.carried;
+  return part;
+}
