@@ -9,8 +9,10 @@ import { foldConstants } from './fold-constants.ts';
 import { liftInitializers } from './lift-initializers.ts';
 import type { Pass, PassContext } from './pass.ts';
 import { shareInitializers } from './share-initializers.ts';
+import { upgradeOpsetPass } from './upgrade-opset.ts';
 
 export type { Pass, PassContext, PassSkip } from './pass.ts';
+export { irVersionFor, upgradeOpset } from './upgrade-opset.ts';
 
 /** In the order in which they help each other. */
 export const passes = [
@@ -19,6 +21,7 @@ export const passes = [
   foldConstants,
   eliminateIdentities,
   eliminateDead,
+  upgradeOpsetPass,
   foldBatchNorm,
   shareInitializers,
 ] as const satisfies readonly Pass[];
