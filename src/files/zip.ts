@@ -179,7 +179,7 @@ function createEntry(bytes: Uint8Array, view: DataView, subject: string, record:
     read() {
       const data = packed();
       const whole = method === 0 ? data : inflateWhole(data, size, subject);
-      // A checksum of 0 is written by PyTorch when it was told not to compute any (torch.serialization.set_crc32_options).
+      // PyTorch writes 0 where it was told to compute none (torch.serialization.set_crc32_options, pytorch pull 137735).
       if (record.checksum !== 0 && crc32(whole) !== record.checksum) {
         throw invalid(subject, `checksum ${record.checksum.toString(16)}`, 'other bytes; the file is damaged');
       }

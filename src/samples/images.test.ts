@@ -194,6 +194,7 @@ describe('preprocessing', () => {
     ['resize and crop', { size: { shortest_edge: 14 }, crop_size: 12 }, 12, 12],
     ['crop alone', { crop_size: { height: 3, width: 4 } }, 3, 4],
     ['crop_pct', { size: { shortest_edge: 6 }, crop_pct: 0.5, resample: 3 }, 6, 6],
+    ['ConvNext without crop_pct', { size: 6, image_processor_type: 'ConvNextImageProcessor' }, 6, 6],
     ['crop_pct from 384 on', { size: { shortest_edge: 384 }, crop_pct: 0.875 }, 384, 384],
     ['timm', { input_size: [3, 6, 6], crop_pct: 0.875, interpolation: 'bicubic', mean: [0.5], std: [0.5] }, 6, 6],
     ['nothing', {}, 7, 9],
@@ -224,6 +225,7 @@ describe('preprocessing', () => {
     [{ size: { shortest_edge: 1e9 } }, 'size: expected a number from 1 to 16384'],
     [{ size: 4, resample: 9 }, 'resample: expected 0 to 5, got 9'],
     [{ image_mean: [0], image_std: [0] }, 'image_std: expected numbers other than 0'],
+    [{ do_normalize: true }, 'image_mean: expected a list of numbers, as do_normalize is on, got undefined'],
     [{ do_resize: 'yes' }, 'do_resize: expected true or false, got "yes"'],
     [[1], 'expected an object, got [1]'],
   ])('%j is refused', (config, message) => {

@@ -66,6 +66,10 @@ export function parsePreprocessing(config: unknown, subject = 'preprocessor_conf
   const filter = typeof resample === 'string' ? resampleNames[resample.toLowerCase()] : resample;
   if (typeof filter !== 'number' || !(filter >= 0 && filter <= 5)) throw wrong('resample', '0 to 5');
   const normalized = flag('do_normalize', values.has('image_mean'));
+  // The defaults differ from model to model: a configuration that leaves them to the class cannot be guessed.
+  if (normalized && !(values.has('image_mean') && values.has('image_std'))) {
+    throw wrong(values.has('image_mean') ? 'image_std' : 'image_mean', 'a list of numbers, as do_normalize is on');
+  }
   const std = normalized ? list('image_std', 1) : [1];
   if (std.some((value) => value === 0)) throw wrong('image_std', 'numbers other than 0');
   const rescaled = flag('do_rescale', true);
@@ -123,7 +127,7 @@ function readGeometry(
     // LevitImageProcessor.resize: the shorter edge grows by 256/224 before the crop.
     return { resize: { ...size, edge: Math.trunc((256 / 224) * size.edge) }, crop };
   }
-  if (!values.has('crop_pct')) return { resize: size, crop };
+  if (!values.has('crop_pct') && !type.startsWith('ConvNext')) return { resize: size, crop };
   const { edge } = size;
   const square = { height: edge, width: edge };
   // ConvNextImageProcessor.resize: from 384 on the image is stretched to the square instead.

@@ -235,6 +235,19 @@ describe('refusals', () => {
   });
 });
 
+test('an archive without checksums is read, one with wrong ones is not', () => {
+  const bytes = archive(make.dict(['w', make.tensor(floats, 0, [12], [1])]));
+  const view = new DataView(bytes.buffer);
+  const checksums = [...bytes.keys()].filter(
+    (at) => at + 46 <= bytes.length && view.getUint32(at, true) === 0x02014b50,
+  );
+  expect(checksums).toHaveLength(3);
+  for (const at of checksums) view.setUint32(at + 16, 0, true);
+  expect(readTorch(bytes).entries.size).toBe(1);
+  for (const at of checksums) view.setUint32(at + 16, 1, true);
+  expect(() => readTorch(bytes)).toThrow('expected checksum 1, got other bytes; the file is damaged');
+});
+
 /** A legacy file as torch.save wrote it before 1.6, around an object with one storage of 12 floats. */
 function legacy(object: Code): Uint8Array {
   const magic = [0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, 0x2e];
