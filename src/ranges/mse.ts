@@ -10,6 +10,9 @@ const mostPoints = 2048;
 /** Factors of the first, coarse search: 1, 2^(−1/3), … down to 2^(−16/3) = 1/40 of the observed bound. */
 const coarse = Array.from({ length: 17 }, (_, i) => 2 ** (-i / 3));
 
+/** Rounds of moving one end, then the other. */
+const mostRounds = 3;
+
 /** Relative steps of the refinement around the best so far, coarse to fine. */
 const refinements = [2 ** (1 / 6), 2 ** (1 / 12), 2 ** (1 / 24), 2 ** (1 / 48)];
 
@@ -48,9 +51,15 @@ function search(points: Points, seen: Interval, options: RangeOptions): Interval
     const error = errorOn(points, intervalOf(a, b), options);
     if (error < best.error) best = { a, b, error };
   };
-  for (const a of coarse) {
-    if (coupled) consider(a, a);
-    else for (const b of coarse) consider(a, b);
+  for (const factor of coarse) consider(factor, factor);
+  for (
+    let round = 0, before = Number.POSITIVE_INFINITY;
+    !coupled && round < mostRounds && best.error < before;
+    round++
+  ) {
+    before = best.error;
+    for (const a of coarse) consider(a, best.b);
+    for (const b of coarse) consider(best.a, b);
   }
   for (const step of refinements) {
     const { a, b } = best;

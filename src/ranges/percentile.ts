@@ -2,7 +2,7 @@
 import { HalftoneError } from '../base/errors.ts';
 import type { HistogramState } from '../statistics/index.ts';
 import type { Interval, Range, RangeOptions } from './range.ts';
-import { histogramIn, observed, observedIn } from './states.ts';
+import { histogramIn, observed } from './states.ts';
 
 /** ONNX Runtime's default (onnxruntime/quantization/calibrate.py, PercentileCalibrater). */
 const defaultPercentile = 99.999;
@@ -52,12 +52,6 @@ function massesOf({ first, exponent, counts, zeros }: HistogramState): Mass[] {
   return masses;
 }
 
-/** Values as masses on a point. */
-function massesIn(values: Float32Array): Mass[] {
-  const sorted = values.filter(Number.isFinite).sort();
-  return Array.from(sorted, (value) => ({ start: value, end: value, count: 1 }));
-}
-
 function within(masses: readonly Mass[], seen: Interval, count: number, options: RangeOptions): Interval {
   const cut = cutOf(options) * count;
   if (options.symmetric) {
@@ -79,7 +73,17 @@ export const percentile: Range<'percentile'> = {
     return within(massesOf(histogram), observed(histogram), histogram.count, options);
   },
   chooseFrom(values, options) {
-    const masses = massesIn(values);
-    return within(masses, observedIn(values), masses.length, options);
+    const used = values.filter(Number.isFinite);
+    const { length } = used;
+    if (length === 0) return { min: 0, max: 0 };
+    const cut = cutOf(options) * length;
+    if (options.symmetric) {
+      const magnitudes = used.map(Math.abs).sort();
+      const bound = magnitudes[Math.max(0, length - 1 - Math.floor(cut))];
+      return { min: -bound, max: bound };
+    }
+    used.sort();
+    const skipped = Math.min(Math.floor(cut / 2), Math.floor((length - 1) / 2));
+    return { min: used[skipped], max: used[length - 1 - skipped] };
   },
 };
