@@ -119,10 +119,14 @@ function zeroPointValue(
   if (shared !== undefined) {
     return constants.get(`zero_point_${shared - min}`, () => Tensor.float32([], [shared - min]));
   }
-  const unsigned = zeroPoints.map((zeroPoint) => zeroPoint - min);
   if (matrix.scheme.zeroPointType === 'float') {
-    return scaleValue(graph, `${name}/zero_point`, unsigned, matrix.scheme.scaleType, shape);
+    // Stored as they are: counted from the smallest code they would need more digits than float16 has.
+    const stored = scaleValue(graph, `${name}/zero_point`, zeroPoints, matrix.scheme.scaleType, shape);
+    if (min === 0) return stored;
+    const offset = constants.get(`offset_${-min}_float32`, () => Tensor.float32([], [-min]));
+    return op(graph, 'Add', [stored, offset], `${name}/zero_point/unsigned`);
   }
+  const unsigned = zeroPoints.map((zeroPoint) => zeroPoint - min);
   const codes = bits > 8 ? Uint16Array.from(unsigned) : Uint8Array.from(unsigned);
   return packedCodes(graph, constants, `${name}/zero_point`, codes, bits, shape);
 }

@@ -190,3 +190,31 @@ export function decibels(expected: Float32Array, found: Float32Array): number {
   }
   return error === 0 ? Number.POSITIVE_INFINITY : 10 * Math.log10(signal / error);
 }
+
+/** `y = condition ? x·inner : x·outer`, the first weight a constant of the branch, the second of the main graph. */
+export function branchesModel(weights: readonly [Tensor, Tensor]): Model {
+  const model = emptyModel();
+  const { graph } = model;
+  const [rows, columns] = weights[0].shape;
+  const x = addInput(graph, 'x', [2, rows]);
+  const condition = addInput(graph, 'condition', [], 'bool');
+  const outer = graph.addInitializer('outer', weights[1]);
+  const branch = (name: string, weightIn: (graph: Graph) => Value): Graph => {
+    const body = new Graph(name, graph.names);
+    const product = body.add({ op: 'MatMul', inputs: [x, weightIn(body)], outputs: [`${name}/product`] }).output();
+    product.type = { dtype: 'float32', shape: [2, columns] };
+    body.outputs.push(product);
+    return body;
+  };
+  const chosen = graph.add({
+    op: 'If',
+    inputs: [condition],
+    outputs: ['y'],
+    attributes: {
+      then_branch: { type: 'graph', value: branch('then', (body) => body.addInitializer('inner', weights[0])) },
+      else_branch: { type: 'graph', value: branch('else', () => outer) },
+    },
+  });
+  addOutput(graph, chosen.output());
+  return model;
+}
