@@ -12,7 +12,7 @@ import { coarseBins, histogramIn, observed } from './states.ts';
 const mostBins = 2048;
 
 /** Windows tried when one end moves, and per round and end when both do. */
-const windows = { coupled: 512, perEnd: 96 };
+const windows = { coupled: 256, perEnd: 96 };
 
 /** Rounds of moving one end, then the other. */
 const mostRounds = 4;
@@ -20,23 +20,28 @@ const mostRounds = 4;
 /** Share of the quantized distribution spread evenly, so that no probability is zero (smoothing, as in the slides). */
 const smoothing = 1e-4;
 
-/** Counts by position with zero between bins `zero − 1` and `zero`, and what windows over them need. */
+/** Counts by position, with zero between bins `zero − 1` and `zero`, and what makes windows over them cheap. */
 interface Search {
   readonly counts: Float64Array;
   readonly zero: number;
-  /** Counts, and non-empty bins, before each bin. */
+  /** The non-empty bins, ascending. */
+  readonly bins: readonly number[];
+  /** Counts before each bin. */
   readonly mass: Float64Array;
+  /** Non-empty bins before each bin. */
   readonly filled: Float64Array;
 }
 
 function createSearch(counts: Float64Array, zero: number): Search {
+  const bins: number[] = [];
   const mass = new Float64Array(counts.length + 1);
   const filled = new Float64Array(counts.length + 1);
   for (let i = 0; i < counts.length; i++) {
+    if (counts[i] > 0) bins.push(i);
     mass[i + 1] = mass[i] + counts[i];
-    filled[i + 1] = filled[i] + (counts[i] > 0 ? 1 : 0);
+    filled[i + 1] = bins.length;
   }
-  return { counts, zero, mass, filled };
+  return { counts, zero, bins, mass, filled };
 }
 
 /** A running sum at a fractional bin position. */
@@ -50,41 +55,40 @@ function at(sums: Float64Array, position: number): number {
  * The divergence Σ P·log(P / Q) for the window of bins `from` … `to`, at least as many as levels. P is the window with
  * everything outside added to its edges, Q the window without, each level's mass spread over its non-empty bins.
  */
-function divergence({ counts, mass, filled }: Search, from: number, to: number, levels: number): number {
+function divergence({ counts, bins, mass, filled }: Search, from: number, to: number, levels: number): number {
   const total = mass[counts.length];
   const inside = mass[to] - mass[from];
   if (inside === 0) return Number.POSITIVE_INFINITY;
+  const below = mass[from];
+  const above = total - mass[to];
   const width = (to - from) / levels;
-  const support = filled[to] - filled[from] + 2;
-  const floor = smoothing / support;
+  const floor = smoothing / (filled[to] - filled[from] + 2);
+  const last = filled[to];
   let level = -1;
   let levelEnd = from;
   let density = 0;
   let sum = 0;
-  for (let bin = from; bin < to; bin++) {
+  for (let i = filled[from]; i < last; i++) {
+    const bin = bins[i];
     let quantized = 0;
-    const present = counts[bin] > 0;
     for (let position = bin; position < bin + 1; ) {
       if (position >= levelEnd && level < levels - 1) {
-        level++;
-        const start = levelEnd;
-        levelEnd = level === levels - 1 ? to : from + (level + 1) * width;
+        level = Math.max(level + 1, Math.min(Math.floor((position - from) / width), levels - 1));
+        const start = from + level * width;
+        levelEnd = level === levels - 1 ? to : start + width;
         const places = at(filled, levelEnd) - at(filled, start);
         density = places > 0 ? (at(mass, levelEnd) - at(mass, start)) / places : 0;
       }
-      const next = Math.min(levelEnd, bin + 1);
+      const next = Math.min(Math.max(levelEnd, position), bin + 1);
       quantized += (next - position) * density;
       position = next;
     }
-    let expected = counts[bin];
-    if (bin === from) expected += mass[from];
-    if (bin === to - 1) expected += total - mass[to];
-    if (expected > 0) {
-      const p = expected / total;
-      const q = (present ? (quantized / inside) * (1 - smoothing) : 0) + floor;
-      sum += p * Math.log(p / q);
-    }
+    const expected = counts[bin] + (bin === from ? below : 0) + (bin === to - 1 ? above : 0);
+    const p = expected / total;
+    sum += p * Math.log(p / ((quantized / inside) * (1 - smoothing) + floor));
   }
+  if (counts[from] === 0 && below > 0) sum += (below / total) * Math.log(below / total / floor);
+  if (counts[to - 1] === 0 && above > 0) sum += (above / total) * Math.log(above / total / floor);
   return sum;
 }
 

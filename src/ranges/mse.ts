@@ -4,6 +4,9 @@ import { affineParameters, codeRange } from './affine.ts';
 import type { Interval, Range, RangeOptions } from './range.ts';
 import { histogramIn, observed, observedIn, type Points, pointsIn, pointsOf } from './states.ts';
 
+/** A constant of this module: loops reach it faster than an imported one under some loaders. */
+const magic = roundingMagic;
+
 /** Histogram points looked at: enough for 8-bit grids, few enough for hundreds of candidates. */
 const mostPoints = 2048;
 
@@ -28,7 +31,7 @@ function errorOn({ values, weights }: Points, interval: Interval, { format, symm
   let sum = 0;
   for (let i = 0; i < length; i++) {
     const value = values[i];
-    let level = value * inverse + offset + roundingMagic - roundingMagic - offset;
+    let level = value * inverse + offset + magic - magic - offset;
     if (level < low) level = low;
     if (level > high) level = high;
     const error = value - level * scale;

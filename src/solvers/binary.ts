@@ -1,16 +1,23 @@
 /** Two levels: what one bit per weight can stand for. Both optima are exact. */
 import { type Constraints, type Group, type Parameters, sortGroup } from './groups.ts';
 
+/**
+ * The scale as stored. No scale at all, or one below the precision of float32, becomes the smallest one; a float16 scale
+ * that is merely too small stays so, and makes `solveGroups` turn to float32.
+ */
+function stored(exact: number, { round, smallestScale }: Constraints): number {
+  return exact < 2 ** -126 ? smallestScale : round(exact);
+}
+
 /** Levels ±α with α the (weighted) mean magnitude: the least-squares optimum (Rastegari et al. 2016, XNOR-Net, eq. 6). */
-export function findSigned({ length, values, importance }: Group, { round }: Constraints, found: Parameters): void {
+export function findSigned({ length, values, importance }: Group, constraints: Constraints, found: Parameters): void {
   let sum = 0;
   let weight = 0;
   for (let i = 0; i < length; i++) {
     sum += importance[i] * Math.abs(values[i]);
     weight += importance[i];
   }
-  const scale = round((2 * sum) / weight);
-  found.scale = scale > 0 ? scale : 1;
+  found.scale = stored((2 * sum) / weight, constraints);
   found.zeroPoint = 0.5;
 }
 
@@ -18,7 +25,7 @@ export function findSigned({ length, values, importance }: Group, { round }: Con
  * Any two levels: of all splits of the sorted weights the one with the least squared error, each side at its mean
  * (Lloyd 1982; with two levels trying every split finds the optimum).
  */
-export function findTwoLevels(group: Group, { round }: Constraints, found: Parameters): void {
+export function findTwoLevels(group: Group, constraints: Constraints, found: Parameters): void {
   sortGroup(group);
   const { length, values, importance } = group;
   let weight = 0;
@@ -45,13 +52,11 @@ export function findTwoLevels(group: Group, { round }: Constraints, found: Param
       high = highSum / highWeight;
     }
   }
-  const scale = round(high - low);
-  if (scale > 0) {
-    found.scale = scale;
-    found.zeroPoint = round(-low / scale);
+  if (high > low) {
+    found.scale = stored(high - low, constraints);
+    found.zeroPoint = constraints.round(-low / found.scale);
   } else {
-    const single = round(Math.abs(low));
-    found.scale = single > 0 ? single : 1;
+    found.scale = stored(Math.abs(low), constraints);
     found.zeroPoint = low < 0 ? 1 : 0;
   }
 }

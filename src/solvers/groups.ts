@@ -35,6 +35,8 @@ export interface Constraints {
   readonly positiveScale: boolean;
   /** Rounds to the type that scales and float zero points are stored in. */
   round(value: number): number;
+  /** The smallest scale of that type which keeps its precision: what stands for no scale at all. */
+  readonly smallestScale: number;
 }
 
 /** Scale and zero point of a group. `find` writes them here, already rounded. */
@@ -46,8 +48,11 @@ export interface Parameters {
 /** Finds the parameters of one group. */
 export type Find = (group: Group, constraints: Constraints, found: Parameters) => void;
 
-/** The float16 scales that keep at least 11 bits of precision: normal numbers with a little room below. */
+/** The float16 scales that keep their precision: from just above the smallest normal number, 2^−14, to the largest. */
 const halfScale = { min: 6.2e-5, max: 65504 };
+
+/** The smallest normal float32. */
+const smallestFloat = 2 ** -126;
 
 /** Beyond it a float16 zero point is no longer exact to one code. */
 const largestHalfZeroPoint = 2048;
@@ -111,6 +116,7 @@ export function solveGroups(
     reduceRange,
     positiveScale: positiveScale || format.bits >= 8,
     round: scheme.scaleType === 'float16' ? roundToHalf : Math.fround,
+    smallestScale: scheme.scaleType === 'float16' ? 2 ** -13 : smallestFloat,
   };
   const whole = perRow === 0;
   const room = whole ? rows * columns : Math.min(blockSize, columns);
