@@ -46,7 +46,7 @@ describe.each(ranges)('$id', (range) => {
         const options = optionsOf(id, symmetric);
         for (const { min, max } of [
           range.choose(collect(range, floats), options),
-          range.choose(histogramOrOwn(range, floats), options),
+          range.choose(histogramOf(floats), options),
           range.chooseFrom(floats, options),
         ]) {
           expect(Number.isFinite(min) && Number.isFinite(max) && min <= max).toBe(true);
@@ -83,10 +83,6 @@ describe.each(ranges)('$id', (range) => {
     expect(rangeOf(range.id)).toBe(range);
   });
 });
-
-function histogramOrOwn(range: Range, values: Float32Array): StatisticState {
-  return range.needs === 'moving-average' ? collect(range, values) : histogramOf(values);
-}
 
 it('unknown ranges are refused by listing the known ones', () => {
   expect(() => rangeOf('best')).toThrow(
