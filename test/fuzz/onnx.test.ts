@@ -50,8 +50,8 @@ function withReadableOpset(bytes: Uint8Array): Uint8Array {
 type Seed = readonly [name: string, bytes: Uint8Array, cases: number];
 
 const seeds: Seed[] = [
-  ['everything by hand', bytesOfModel(richModel()), 12000],
-  ['external data', withExternalData(), 4000],
+  ['everything by hand', bytesOfModel(richModel()), 6000],
+  ['external data', withExternalData(), 6000],
 ];
 if (haveAssets) {
   const file = (path: string) => readFileSync(asset(path));
@@ -99,14 +99,16 @@ describe('damaged models', () => {
       const other = seeds[Math.floor(random() * seeds.length)][1];
       const damaged = damage(bytes, structure, other, random);
       const memory = process.memoryUsage().arrayBuffers;
-      const started = performance.now();
+      const started = process.cpuUsage();
       let found: string;
       try {
         found = outcome(damaged.bytes);
       } catch (error) {
         throw new Error(`case ${i}: ${damaged.what}`, { cause: error });
       }
-      const took = (performance.now() - started) / 1000;
+      // processor time, because the machine may have other work
+      const { user, system } = process.cpuUsage(started);
+      const took = (user + system) / 1e6;
       // Reading gives views; what is allocated is the two rewritten files and the external ranges.
       largest = Math.max(largest, process.memoryUsage().arrayBuffers - memory - 6 * damaged.bytes.length);
       slowest = Math.max(slowest, took);
@@ -116,7 +118,7 @@ describe('damaged models', () => {
   });
 
   it('were many, of every outcome, each quick and small', () => {
-    expect(Object.values(totals).reduce((a, b) => a + b, 0)).toBeGreaterThanOrEqual(haveAssets ? 20_000 : 16_000);
+    expect(Object.values(totals).reduce((a, b) => a + b, 0)).toBeGreaterThanOrEqual(haveAssets ? 16_000 : 12_000);
     for (const found of [...refusals, 'sound']) expect(totals[found]).toBeGreaterThan(20);
     expect(slowest).toBeLessThan(2);
     expect(seconds).toBeLessThan(30);

@@ -298,6 +298,7 @@ export function richModel(): ModelProto {
       trainingInfo: [{ algorithm: graph({ name: 'train' }) }],
     },
   );
+  withUnknown(proto.opsetImport[1], unknownText(9, 'a field of the future'));
   withUnknown(proto, unknownText(4, 'com.example'), unknownInteger(5, 7), unknownText(6, 'doc_string of the model'));
   withUnknown(
     proto.graph!,

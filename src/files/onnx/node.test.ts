@@ -281,7 +281,7 @@ describe.skipIf(!haveAssets)('the real model with external data', () => {
   const source = haveAssets ? asset('models/mnist-external/mnist.onnx') : '';
 
   async function run(path: string): Promise<number[]> {
-    const session = await ort.InferenceSession.create(path);
+    const session = await ort.InferenceSession.create(path, { intraOpNumThreads: 1 });
     const [input] = session.inputMetadata;
     const dims = (input as ort.InferenceSession.TensorValueMetadata).shape.map((size) =>
       typeof size === 'number' ? size : 1,
@@ -304,7 +304,7 @@ describe.skipIf(!haveAssets)('the real model with external data', () => {
       writeModel(read, path, { external });
       expect(normalForm(readFileSync(path), here)).toEqual(original);
       expect(await run(path)).toEqual(expected);
-      expect(writeOnnx(readModel(path))).toEqual(writeOnnx(read));
+      expect(Buffer.compare(writeOnnx(readModel(path)), writeOnnx(read))).toBe(0);
     }
   });
 });

@@ -1,9 +1,10 @@
 /** Reading and writing keeps everything: real models, oracle cases, and a model built by hand with what those lack. */
 import { readFileSync } from 'node:fs';
 import { dirname } from 'node:path';
+import * as ort from 'onnxruntime-node';
 import { describe, expect, it } from 'vitest';
-import { asset, assetModels } from '../../../test/onnx/assets.ts';
-import { bytesOfModel, model, richModel } from '../../../test/onnx/build.ts';
+import { asset, assetModels, haveAssets } from '../../../test/onnx/assets.ts';
+import { type attribute, bytesOfModel, model, richModel } from '../../../test/onnx/build.ts';
 import { decoded, normalForm } from '../../../test/onnx/normal-form.ts';
 import { checkModel } from '../../graph/check.ts';
 import { opsetRange } from './limits.ts';
@@ -86,6 +87,88 @@ describe('a model with everything', () => {
     expect(proto.output[0].name).toBe('branched');
     expect(proto.node.find((node) => node.opType === 'If')?.output).toEqual(['branched_1']);
     expect(readOnnx(writeOnnx(edited)).graph.outputs[0].producer?.op).toBe('Identity');
+  });
+});
+
+describe('attributes whose type is left out', () => {
+  const kinds: [string, Parameters<typeof attribute>[0]][] = [
+    ['int', { i: 0n }],
+    ['float', { f: 0 }],
+    ['string', { s: new Uint8Array(0) }],
+    ['tensor', { t: { dataType: 2, dims: [0n] } }],
+    ['graph', { g: { name: 'inner' } }],
+    ['ints', { ints: [1n] }],
+    ['floats', { floats: [1] }],
+    ['strings', { strings: [new Uint8Array(0)] }],
+    ['tensors', { tensors: [{ dataType: 2, dims: [0n] }] }],
+    ['graphs', { graphs: [{ name: 'inner' }] }],
+    ['carried', {}],
+    ['carried', { type: 2, refAttrName: 'outer' }],
+  ];
+  it.each(kinds)('are told by the field that is set: %s', (kind, init) => {
+    const node = {
+      opType: 'Op',
+      domain: 'com.example',
+      input: ['x'],
+      output: ['y'],
+      attribute: [{ name: 'a', ...init }],
+    };
+    const bytes = bytesOfModel(model({ input: [{ name: 'x' }], node: [node], output: [{ name: 'y' }] }));
+    expect(readOnnx(bytes).graph.nodes[0].attributes.get('a')?.type).toBe(kind);
+    const written = decoded(writeOnnx(readOnnx(bytes))).graph?.node[0].attribute[0];
+    expect(written).toMatchObject(kind === 'carried' ? { name: 'a', ...init } : { name: 'a' });
+    expect(readOnnx(writeOnnx(readOnnx(bytes))).graph.nodes[0].attributes.get('a')?.type).toBe(kind);
+  });
+});
+
+describe('names', () => {
+  it('of everything in the file are taken, so that no edit shadows one', () => {
+    const { graph } = readOnnx(bytesOfModel(richModel()));
+    const used = [
+      'x',
+      'tied',
+      'doubled',
+      'first',
+      'sparse_weight',
+      'nobody',
+      'yes_weight',
+      'i',
+      'step',
+      'only_out',
+      'looped',
+    ];
+    for (const name of used) expect(graph.names.fresh(name)).not.toBe(name);
+    expect(graph.names.fresh('free')).toBe('free');
+  });
+});
+
+describe.skipIf(!haveAssets)('a rewritten model with weights in branches', () => {
+  it('computes the same', async () => {
+    const bytes = readFileSync(asset('models/silero-vad.onnx'));
+    const outputs: unknown[] = [];
+    for (const each of [bytes, writeOnnx(readOnnx(bytes))]) {
+      const session = await ort.InferenceSession.create(each, { intraOpNumThreads: 1, logSeverityLevel: 3 });
+      const feeds: Record<string, ort.Tensor> = {};
+      for (const input of session.inputMetadata) {
+        if (!input.isTensor) throw new Error(`${input.name} is no tensor`);
+        const audio = input.name === 'input';
+        const dims = audio ? [1, 512] : input.shape.map((size) => (typeof size === 'number' && size > 0 ? size : 1));
+        const count = dims.reduce((a, b) => a * b, 1);
+        feeds[input.name] =
+          input.type === 'int64'
+            ? new ort.Tensor('int64', BigInt64Array.of(16000n), dims)
+            : new ort.Tensor(
+                'float32',
+                Float32Array.from({ length: count }, (_, i) => (audio ? Math.sin(i / 9) / 2 : 0)),
+                dims,
+              );
+      }
+      const results = await session.run(feeds);
+      outputs.push(session.outputNames.map((name) => Array.from(results[name].data as Float32Array)));
+      await session.release();
+    }
+    expect(outputs[1]).toEqual(outputs[0]);
+    expect((outputs[0] as number[][])[0][0]).toBeGreaterThan(0);
   });
 });
 
