@@ -13,7 +13,7 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs';
-import { basename, dirname, isAbsolute, join, relative, resolve, sep } from 'node:path';
+import { basename, dirname, isAbsolute, relative, resolve, sep } from 'node:path';
 import { HalftoneError, isHalftoneError, messageOf } from '../../base/errors.ts';
 import type { Model } from '../../graph/model.ts';
 import { maxMessageBytes } from './limits.ts';
@@ -246,16 +246,4 @@ function writeWithData(model: Model, dataPath: string, location: string): Uint8A
   } finally {
     closeSync(descriptor);
   }
-}
-
-/** Bytes of a model on disk with its external data, as far as the graph names it. */
-export function modelBytes(path: string): number {
-  let bytes = statSync(path).size;
-  const data = join(dirname(path), `${basename(path)}_data`);
-  try {
-    bytes += statSync(data).size;
-  } catch {
-    // no external data under the usual name
-  }
-  return bytes;
 }

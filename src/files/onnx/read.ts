@@ -32,8 +32,6 @@ export interface ReadOptions {
   readonly external?: ExternalData;
 }
 
-const decoder = new TextDecoder();
-
 /**
  * Reads a serialized ModelProto. Tensors are views of `bytes`, which must not be changed afterwards.
  * @throws HalftoneError `invalid-file` for bytes that are no sound model, `unsupported` for versions out of range,
@@ -378,9 +376,4 @@ export function plainType(type: TypeProto | undefined): Omit<ValueType, 'carried
 export function producerOf(model: Model): string {
   const carried = model.carried as Partial<ModelCarried> | undefined;
   return [carried?.producerName, carried?.producerVersion].filter(Boolean).join(' ');
-}
-
-/** Text of a byte string attribute. */
-export function textOf(bytes: Uint8Array): string {
-  return decoder.decode(bytes);
 }
