@@ -33,9 +33,19 @@ export function noiseTensor(shape: Shape, seed = 1, dtype: 'float32' | 'float16'
   return Tensor.float32(shape, noise(sizeOf(shape), seed)).converted(dtype);
 }
 
-/** Min-max round to nearest: enough to have codes, scales and zero points of every kind a scheme names. */
-export function nearest(values: Float32Array, rows: number, columns: number, scheme: Scheme): QuantizedMatrix {
-  const { min, max, bits, signed } = intFormatOf(scheme.format);
+/**
+ * Min-max round to nearest: enough to have codes, scales and zero points of every kind a scheme names. `reduced` keeps
+ * signed codes within half their range: pairs of their products with uint8 then saturate on no CPU (ALGORITHMS.md §5.3).
+ */
+export function nearest(
+  values: Float32Array,
+  rows: number,
+  columns: number,
+  scheme: Scheme,
+  reduced = false,
+): QuantizedMatrix {
+  const { bits, signed, ...codes } = intFormatOf(scheme.format);
+  const [min, max] = [codes.min, codes.max].map((code) => (reduced && signed ? Math.trunc(code / 2) : code));
   const layout = parameterLayout(scheme, rows, columns);
   const scales = new Float32Array(layout.count);
   const zeroPoints = new Float32Array(layout.count);
@@ -71,9 +81,9 @@ export function nearest(values: Float32Array, rows: number, columns: number, sch
 }
 
 /** The matrix of a weight's tensor, quantized. */
-export function quantized(weight: Weight, scheme: Scheme): QuantizedMatrix {
+export function quantized(weight: Weight, scheme: Scheme, reduced = false): QuantizedMatrix {
   const { view } = weight.use;
-  return nearest(toMatrix(weight.tensor.floats(), view), view.rows, view.columns, scheme);
+  return nearest(toMatrix(weight.tensor.floats(), view), view.rows, view.columns, scheme, reduced);
 }
 
 /** The float tensor that a quantized weight stands for. */
@@ -128,11 +138,11 @@ export async function executedOperators(model: Model): Promise<string[]> {
 }
 
 /** The same model with every weight that `choose` gives a scheme replaced by the float numbers it is quantized to. */
-export function withDequantized(model: Model, choose: (weight: Weight) => Scheme | undefined): Model {
+export function withDequantized(model: Model, choose: (weight: Weight) => Scheme | undefined, reduced = false): Model {
   const copy = copyOf(model);
   for (const weight of findWeights(copy)) {
     const scheme = choose(weight);
-    if (scheme) weight.value.tensor = dequantized(weight, quantized(weight, scheme));
+    if (scheme) weight.value.tensor = dequantized(weight, quantized(weight, scheme, reduced));
   }
   return copy;
 }
@@ -143,6 +153,7 @@ export function withLowered(
   choose: (weight: Weight) => Scheme | undefined,
   lowering: WeightLowering,
   lower: (weight: Weight, matrix: QuantizedMatrix, constants: SharedConstants) => void,
+  reduced = false,
 ): Model {
   const copy = copyOf(model);
   const constants = new SharedConstants(copy);
@@ -151,7 +162,7 @@ export function withLowered(
     if (!scheme) continue;
     const reason = lowering.refuses(weight, scheme);
     if (reason) throw new Error(`${weight.value.name}: ${reason}`);
-    lower(weight, quantized(weight, scheme), constants);
+    lower(weight, quantized(weight, scheme, reduced), constants);
   }
   return finished(copy, lowering.domains);
 }
