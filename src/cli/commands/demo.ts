@@ -1,0 +1,3 @@
+/** `halftone demo`. */
+import type { Terminal } from '../terminal.ts';
+export async function demoCommand(_terminal: Terminal): Promise<void> {}

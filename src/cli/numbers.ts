@@ -1,0 +1,68 @@
+/** Numbers as people read them: bytes, decibels, shares, times. Also how JSON keeps those that it has no way to write. */
+
+/** `3.87 MB`; units of 1000, as files are listed by most systems. */
+export function bytes(count: number): string {
+  if (count < 1000) return `${count} B`;
+  const units = ['kB', 'MB', 'GB', 'TB'];
+  let value = count / 1000;
+  let unit = 0;
+  while (value >= 999.5 && unit < units.length - 1) {
+    value /= 1000;
+    unit++;
+  }
+  return `${value < 10 ? value.toFixed(2) : value < 100 ? value.toFixed(1) : value.toFixed(0)} ${units[unit]}`;
+}
+
+/** How many times smaller: `3.9×`. */
+export function ratio(before: number, after: number): string {
+  if (after <= 0) return '–';
+  const value = before / after;
+  return `${value < 10 ? value.toFixed(2) : value.toFixed(1)}×`;
+}
+
+/** `32.5 dB`; `exact` where nothing differs. */
+export function decibels(value: number): string {
+  if (value === Number.POSITIVE_INFINITY) return 'exact';
+  return Number.isFinite(value) ? `${value.toFixed(1)} dB` : 'not finite';
+}
+
+/** A share 0 … 1 as `96.3 %`. */
+export function percent(share: number): string {
+  return `${(share * 100).toFixed(1)} %`;
+}
+
+/** A measured value with about four digits. */
+export function measure(value: number): string {
+  if (!Number.isFinite(value)) return String(value);
+  if (value === 0) return '0';
+  const size = Math.abs(value);
+  if (size >= 1e5 || size < 1e-3) return value.toExponential(2);
+  return value
+    .toPrecision(4)
+    .replace(/(\.\d*?)0+$/, '$1')
+    .replace(/\.$/, '');
+}
+
+/** `2.31 ms`. */
+export function milliseconds(value: number): string {
+  return `${value < 0.0995 ? value.toFixed(3) : value < 10 ? value.toFixed(2) : value < 100 ? value.toFixed(1) : value.toFixed(0)} ms`;
+}
+
+/** `12,345`. */
+export function count(value: number): string {
+  return value.toLocaleString('en-US');
+}
+
+/** `1 layer`, `3 layers`. */
+export function plural(value: number, noun: string): string {
+  return `${count(value)} ${noun}${value === 1 ? '' : 's'}`;
+}
+
+/** JSON of plain data. Infinities and NaN, which JSON lacks, become the texts "Infinity", "-Infinity" and "NaN". */
+export function jsonText(value: unknown): string {
+  return JSON.stringify(
+    value,
+    (_key, item: unknown) => (typeof item === 'number' && !Number.isFinite(item) ? String(item) : item),
+    2,
+  );
+}

@@ -1,0 +1,69 @@
+/** Prints a plan: what each weight becomes and why. */
+import type { WeightResult } from '../pipeline/apply.ts';
+import type { Plan, WeightPlan } from '../pipeline/plan.ts';
+import { bytes, count, decibels, plural, ratio } from './numbers.ts';
+import { type Column, table } from './table.ts';
+import type { Terminal } from './terminal.ts';
+
+/** Prints every weight of the plan and, below, what happens to activations. */
+export function printPlan(plan: Plan, terminal: Terminal): void {
+  const { style, width, print } = terminal;
+  print(...table(weightsOf(plan), planColumns(), { width, indent: 2, title: style.dim }));
+  const small = plan.weights.length - weightsOf(plan).length;
+  if (small > 0)
+    print(style.dim(`  … and ${plural(small, 'other constant')} that ${small === 1 ? 'is' : 'are'} no layer's weight`));
+  if (plan.activations.length > 0) print('', `  ${describeActivations(plan)}`);
+}
+
+/** Weights of layers; constants such as biases and tables are not listed unless they are quantized. */
+export function weightsOf(plan: Plan): WeightPlan[] {
+  return plan.weights.filter((weight) => weight.kind !== 'other' || weight.quantize);
+}
+
+/** One sentence on activations. */
+export function describeActivations(plan: Plan): string {
+  const { activations, integerNodes, recipe } = plan;
+  return `${plural(activations.length, 'activation tensor')} as ${recipe.activations} (range ${recipe.range}); ${plural(integerNodes.length, 'operator')} in integers`;
+}
+
+function planColumns(): Column<WeightPlan>[] {
+  return [
+    { title: 'weight', value: ({ tensor }) => tensor, shrinks: true },
+    { title: 'kind', value: ({ kind }) => kind },
+    { title: 'becomes', value: ({ quantize }) => quantize?.scheme ?? '–' },
+    { title: 'written as', value: ({ quantize }) => quantize?.lowering ?? 'float' },
+    { title: 'bytes', value: ({ floatBytes }) => count(floatBytes), align: 'right' },
+    { title: 'predicted', value: ({ predictedBytes }) => count(predictedBytes), align: 'right' },
+    { title: 'because', value: ({ because }) => because, shrinks: true },
+  ];
+}
+
+/** Prints every weight with what became of it. */
+export function printWeights(plan: Plan, results: readonly WeightResult[], terminal: Terminal): void {
+  const { style, width, print } = terminal;
+  const byName = new Map(results.map((result) => [result.tensor, result]));
+  const done = (weight: WeightPlan) => byName.get(weight.tensor);
+  const columns: Column<WeightPlan>[] = [
+    { title: 'weight', value: ({ tensor }) => tensor, shrinks: true },
+    { title: 'shape', value: ({ shape }) => `[${shape.join(',')}]` },
+    { title: 'became', value: (weight) => done(weight)?.scheme ?? '–' },
+    { title: 'written as', value: (weight) => (done(weight)?.scheme ? (weight.quantize?.lowering ?? '') : 'float') },
+    {
+      title: 'SQNR',
+      value: (weight) => {
+        const sqnr = done(weight)?.sqnr;
+        return sqnr === undefined ? '' : decibels(sqnr);
+      },
+      align: 'right',
+    },
+    { title: 'bytes', value: ({ floatBytes }) => count(floatBytes), align: 'right' },
+    {
+      title: 'smaller',
+      value: (weight) => (done(weight)?.scheme ? ratio(weight.floatBytes, weight.predictedBytes) : ''),
+      align: 'right',
+    },
+    { title: 'because', value: (weight) => done(weight)?.left ?? weight.because, shrinks: true },
+  ];
+  print('', style.bold(`Weights (${plural(plan.weights.length, 'tensor')}, ${bytes(plan.floatBytes)})`));
+  print(...table(plan.weights, columns, { width, indent: 2, title: style.dim }));
+}
