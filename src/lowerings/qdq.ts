@@ -47,12 +47,6 @@ export function activationOpset(format: FormatId): number {
   return bits === 2 ? 25 : 21;
 }
 
-/** What the lowering did, for the steps that follow. */
-export interface LoweredQdq {
-  /** For each layer with a weight: the value that holds its raw result, before clipping and rounding. */
-  readonly rawResults: ReadonlyMap<Node, Value>;
-}
-
 /**
  * Rewrites `model` so that `plan.units` run in integers. Biases stay float; `quantizeBiases` turns them into int32 when
  * they have their final values.
@@ -63,10 +57,9 @@ export function lowerQdq(
   parameters: ReadonlyMap<Value, ActivationParameters>,
   weights: ReadonlyMap<Value, { readonly weight: Weight; readonly matrix: QuantizedMatrix }>,
   constants: SharedConstants,
-): LoweredQdq {
+): void {
   const { graph } = model;
   const dequantized = new Map<Value, Value>();
-  const rawResults = new Map<Node, Value>();
   const madeBy = new Map<Value, IntegerUnit>();
   for (const unit of plan.units.values()) for (const value of resultsOf(unit)) madeBy.set(value, unit);
 
@@ -86,7 +79,6 @@ export function lowerQdq(
   for (const unit of plan.units.values()) {
     const { node } = unit;
     for (const index of unit.activations) node.setInput(index, dequantized.get(node.input(index)) ?? node.input(index));
-    rawResults.set(node, node.output());
     node.inputs.forEach((value, index) => {
       const found = value && weights.get(value);
       if (found) node.setInput(index, weightValue(graph, found.weight, found.matrix, activation, node, constants));
@@ -99,7 +91,6 @@ export function lowerQdq(
       node.setFloat('beta', 1);
     }
   }
-  return { rawResults };
 }
 
 /** Puts a pair behind a fused node; its result keeps its name, so that readers and reports find it. */

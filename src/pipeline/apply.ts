@@ -12,12 +12,13 @@ import { lowerDynamic, lowerDynamicLstm } from '../lowerings/dynamic.ts';
 import { lowerFoldAtLoad } from '../lowerings/fold-at-load.ts';
 import { lowerGatherBlock } from '../lowerings/gather-block.ts';
 import { lowerMatmulNbits } from '../lowerings/matmul-nbits.ts';
-import { type LoweredQdq, lowerQdq } from '../lowerings/qdq.ts';
+import { lowerQdq } from '../lowerings/qdq.ts';
 import { SharedConstants, type Weight } from '../lowerings/weight.ts';
 import { solverOf } from '../solvers/index.ts';
 import { toMatrix } from '../tensor/matrix-view.ts';
 import { sizeOf } from '../tensor/tensor.ts';
 import type { Planning, WeightPlan } from './plan.ts';
+import type { Matrices } from './simulate.ts';
 
 /** What became of one weight. */
 export interface WeightResult {
@@ -30,9 +31,9 @@ export interface WeightResult {
   readonly left?: string;
 }
 
-export interface Applied {
-  readonly weights: readonly WeightResult[];
-  readonly qdq: LoweredQdq | undefined;
+export interface Solved {
+  readonly matrices: Matrices;
+  readonly results: readonly WeightResult[];
 }
 
 export interface ApplyOptions {
@@ -41,32 +42,49 @@ export interface ApplyOptions {
 }
 
 /**
- * Edits `model`, which must be the one that the planning was made for.
+ * Finds the codes of every weight that the plan quantizes to integers. Changes nothing.
  * @throws HalftoneError `invalid-file` for weights that hold NaN or infinities; the signal's reason when aborted.
  */
-export async function apply(model: Model, planning: Planning, options: ApplyOptions = {}): Promise<Applied> {
-  const constants = new SharedConstants(model);
+export async function solveWeights(planning: Planning, options: ApplyOptions = {}): Promise<Solved> {
+  const matrices = new Map<string, QuantizedMatrix>();
   const results: WeightResult[] = [];
-  const integerWeights = new Map<Value, { weight: Weight; matrix: QuantizedMatrix }>();
-  const recurrent = new Map<Node, { weight: Weight; matrix: QuantizedMatrix }[]>();
-  const todo = planning.plan.weights.filter((plan) => plan.quantize);
   const byName = new Map(planning.weights.map((weight) => [weight.value.name, weight]));
-
+  const todo = planning.plan.weights.filter(
+    ({ quantize }) => quantize && formatOf(quantize.scheme.split(':')[0]).kind === 'int',
+  );
   for (const [index, plan] of todo.entries()) {
     options.signal?.throwIfAborted();
     options.onProgress?.(index, todo.length, plan.tensor);
     await new Promise((resolve) => setTimeout(resolve, 0));
     const weight = byName.get(plan.tensor);
-    const { quantize } = plan;
-    if (!weight || !quantize)
-      throw new HalftoneError('internal', `plan: expected weight "${plan.tensor}" in the model, got none`);
-    const scheme = parseScheme(quantize.scheme);
-    if (formatOf(scheme.format).kind === 'float') {
-      results.push(storeFloat(weight, scheme));
+    if (!weight) throw new HalftoneError('internal', `plan: expected weight "${plan.tensor}" in the model, got none`);
+    const { matrix, sqnr } = quantizeWeight(weight, plan, planning.plan.recipe.reduceRange);
+    matrices.set(plan.tensor, matrix);
+    results.push({ tensor: plan.tensor, scheme: formatScheme(matrix.scheme), sqnr });
+  }
+  return { matrices, results };
+}
+
+/**
+ * Writes the quantized weights into the model that the planning was made for, which is edited.
+ * Returns what became of weights that are stored as floats.
+ */
+export function lowerModel(planning: Planning, matrices: Matrices): WeightResult[] {
+  const { model } = planning;
+  const constants = new SharedConstants(model);
+  const results: WeightResult[] = [];
+  const integerWeights = new Map<Value, { weight: Weight; matrix: QuantizedMatrix }>();
+  const recurrent = new Map<Node, { weight: Weight; matrix: QuantizedMatrix }[]>();
+  const plans = new Map(planning.plan.weights.map((plan) => [plan.tensor, plan]));
+
+  for (const weight of planning.weights) {
+    const quantize = plans.get(weight.value.name)?.quantize;
+    if (!quantize) continue;
+    const matrix = matrices.get(weight.value.name);
+    if (!matrix) {
+      results.push(storeFloat(weight, parseScheme(quantize.scheme)));
       continue;
     }
-    const { matrix, sqnr } = quantizeWeight(weight, plan, planning.plan.recipe.reduceRange);
-    results.push({ tensor: plan.tensor, scheme: formatScheme(matrix.scheme), sqnr });
     switch (quantize.lowering) {
       case 'matmul-nbits':
         model.useDomain('com.microsoft', 1);
@@ -99,13 +117,11 @@ export async function apply(model: Model, planning: Planning, options: ApplyOpti
       for (const { weight, matrix } of parts) lowerFoldAtLoad(weight, matrix, constants);
     }
   }
-  const qdq =
-    planning.integer && planning.parameters.size > 0
-      ? lowerQdq(model, planning.integer, planning.parameters, integerWeights, constants)
-      : undefined;
-  model.graph.sort();
+  if (planning.integer && planning.parameters.size > 0) {
+    lowerQdq(model, planning.integer, planning.parameters, integerWeights, constants);
+  }
   for (const graph of model.graphs()) graph.sort();
-  return { weights: results, qdq };
+  return results;
 }
 
 /** Runs the planned solver on one weight. */

@@ -22,6 +22,8 @@ export interface Need {
   readonly statistic: StatisticId;
   /** Negative counts from the end. */
   readonly channelAxis?: number;
+  /** Only the first so many batches count. Default all. */
+  readonly samples?: number;
 }
 
 /** Value name → statistic → what was seen. Plain data. */
@@ -71,8 +73,8 @@ export async function calibrate(
       let done = 0;
       for await (const feeds of samples) {
         options.signal?.throwIfAborted();
-        observe(accumulators, feeds);
-        if (session) observe(accumulators, await session.run(feeds));
+        observe(accumulators, feeds, done);
+        if (session) observe(accumulators, await session.run(feeds), done);
         options.onProgress?.(++done, samples.count);
       }
     } finally {
@@ -87,12 +89,17 @@ export async function calibrate(
   return collected;
 }
 
-function observe(accumulators: ReadonlyMap<string, { need: Need; accumulator: Accumulator }[]>, tensors: Feeds): void {
+function observe(
+  accumulators: ReadonlyMap<string, { need: Need; accumulator: Accumulator }[]>,
+  tensors: Feeds,
+  batch: number,
+): void {
   for (const [name, list] of accumulators) {
     const tensor = tensors[name];
     if (!tensor) continue;
     const floats = tensor.floats();
     for (const { need, accumulator } of list) {
+      if (batch >= (need.samples ?? Number.POSITIVE_INFINITY)) continue;
       accumulator.observe(floats, need.channelAxis === undefined ? undefined : channelLayout(tensor, need.channelAxis));
     }
   }

@@ -68,6 +68,7 @@ export interface Plan {
 
 /** The plan together with the objects of the model that it was made for. */
 export interface Planning {
+  readonly model: Model;
   readonly plan: Plan;
   readonly weights: readonly Weight[];
   readonly integer: IntegerNodes | undefined;
@@ -147,7 +148,7 @@ export function makePlan(model: Model, recipe: Recipe, statistics?: Statistics):
     predictedBytes: sum('predictedBytes'),
     notes,
   };
-  return { plan, weights, integer, parameters };
+  return { model, plan, weights, integer, parameters };
 }
 
 interface Wish {

@@ -10,11 +10,12 @@ import { rangeOf } from '../ranges/index.ts';
 import type { Runtime } from '../runtime/runtime.ts';
 import type { Samples } from '../samples/sample.ts';
 import { batches, split, take } from '../samples/select.ts';
-import { apply, tidy } from './apply.ts';
-import { correctBiases, correctionNeeds, correctionTargets } from './bias-correction.ts';
+import { lowerModel, solveWeights, tidy } from './apply.ts';
 import { calibrate, type Need, type Statistics } from './calibrate.ts';
 import { type CompareOptions, compare } from './compare.ts';
+import { type Corrections, correctionNeeds, correctionTargets, findCorrections, setBias, withGain } from './correction.ts';
 import { convertToFloat16 } from './float16.ts';
+import { type Matrices, simulate } from './simulate.ts';
 import { makePlan, type Plan, type Planning } from './plan.ts';
 import { cloneModel, prepare, refuseQuantized } from './prepare.ts';
 import { makeRecipe, type Recipe, type RecipeInput } from './recipe.ts';
@@ -58,6 +59,8 @@ const holdOutEvery = 4;
 /** With fewer samples than this all of them calibrate and compare, which the report says. */
 const minSamplesToSplit = 8;
 const defaultSamples = 128;
+/** Batches that corrections are measured on: more change them little, and every layer takes a run over all of them. */
+const correctionBatches = 64;
 /** Samples run together where the model's batch axis is free. */
 const batchSize = 8;
 
@@ -131,35 +134,41 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
   const targets = parts && recipe.biasCorrection && !parts.samples.synthetic ? correctionTargets(draft) : [];
   let statistics: Statistics | undefined;
   if (parts && (draft.plan.activations.length > 0 || targets.length > 0 || recipe.activations === 'float16')) {
-    const needs = [...activationNeeds(draft, recipe), ...correctionNeeds(targets)];
-    statistics = await calibrate(prepared.model, parts.calibration, needs, runtime, {
-      ...shared,
-      onProgress: progress('calibrate'),
-    });
+    const needs = [...activationNeeds(draft, recipe), ...correctionNeeds(targets, correctionBatches)];
+    statistics = await calibrate(prepared.model, parts.calibration, needs, runtime, { ...shared, onProgress: progress('calibrate') });
   }
 
-  // Edits happen on a copy of the prepared model: planning refers to the objects of the model it edits.
-  const result = cloneModel(prepared.model);
-  const planning = makePlan(result, recipe, statistics);
-  const renewed = targets.length > 0 ? correctionTargets(planning) : [];
-  const applied = await apply(result, planning, { ...shared, onProgress: progress('quantize') });
+  // A planning refers to the objects of its model, and lowering edits them: every use gets its own copy.
+  const planned = () => makePlan(cloneModel(prepared.model), recipe, statistics);
+  const planning = planned();
+  const { matrices, results } = await solveWeights(planning, { ...shared, onProgress: progress('quantize') });
   const notes = [...planning.plan.notes];
 
-  let correction: Report['biasCorrection'];
-  if (parts && statistics && renewed.length > 0) {
-    const before = await outputNoise(prepared.model, result, parts.heldOut, runtime);
-    const made = await correctBiases(result, renewed, statistics, parts.calibration, runtime, applied.qdq, {
-      ...shared,
-      onProgress: progress('correct'),
-    });
-    const after = await outputNoise(prepared.model, result, parts.heldOut, runtime);
+  let corrections: Corrections = new Map();
+  let biasCorrection: Report['biasCorrection'];
+  if (parts && statistics && targets.length > 0) {
+    const copy = planned();
+    const own = correctionTargets(copy);
+    const plain = simulate(planned(), matrices);
+    const before = await outputNoise(prepared.model, plain.model, parts.heldOut, runtime);
+    const simulation = simulate(copy, matrices);
+    const samples = take(parts.calibration, correctionBatches);
+    const found = await findCorrections(simulation, own, statistics, samples, runtime, { ...shared, onProgress: progress('correct') });
+    const after = await outputNoise(prepared.model, simulation.model, parts.heldOut, runtime);
     const kept = after <= before;
-    if (!kept) made.undo();
-    correction = { layers: made.corrected, kept, left: made.left };
-    if (!kept) notes.push('Bias correction was taken back: on held-out samples the outputs were closer without it.');
+    if (kept) corrections = found;
+    else notes.push('Bias correction was taken back: on held-out samples the outputs were closer without it.');
+    const left = own.filter((target) => !target.bias).map((target) => target.tensor);
+    biasCorrection = { layers: found.size - left.length, kept, left };
   }
 
-  if (applied.qdq) {
+  for (const target of correctionTargets(planning)) {
+    const bias = corrections.get(target.tensor)?.bias;
+    if (bias) setBias(target, bias);
+  }
+  const result = planning.model;
+  const floats = lowerModel(planning, corrected(matrices, planning, corrections));
+  if (planning.parameters.size > 0) {
     const left = quantizeBiases(result);
     for (const name of left) notes.push(`Bias "${name}" stays float: its codes would overflow int32.`);
     if (recipe.lowering === 'qoperator') {
@@ -191,7 +200,7 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
   const report: Report = {
     version: 1,
     plan: planning.plan,
-    weights: applied.weights,
+    weights: [...results, ...floats],
     passes: [...new Set([...first.changed, ...prepared.changed])],
     floatBytes,
     quantizedBytes,
@@ -204,11 +213,23 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
           },
         }
       : {}),
-    ...(correction ? { biasCorrection: correction } : {}),
+    ...(biasCorrection ? { biasCorrection } : {}),
     ...(comparison ? { comparison } : {}),
     notes,
   };
   return { model: result, report };
+}
+
+/** The matrices with the factors that corrections put on their scales. */
+function corrected(matrices: Matrices, planning: Planning, corrections: Corrections): Matrices {
+  const result = new Map(matrices);
+  for (const target of correctionTargets(planning)) {
+    const { name } = target.weight.value;
+    const matrix = matrices.get(name);
+    const gain = corrections.get(target.tensor)?.gain;
+    if (matrix && gain) result.set(name, withGain(matrix, gain));
+  }
+  return result;
 }
 
 function activationNeeds(draft: Planning, recipe: Recipe): Need[] {

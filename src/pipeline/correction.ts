@@ -1,0 +1,232 @@
+/**
+ * Corrects what quantization does to the statistics of each layer's output, layer after layer behind the already
+ * quantized and corrected part. Every output channel gets its deviation back (a factor on its scales) and then its mean
+ * (a shift of its bias): empirical bias correction of Nagel et al. 2019, "Data-Free Quantization Through Weight
+ * Equalization and Bias Correction", §4.2, and ALGORITHMS.md §3.1, §3.14 and Appendix C. It costs nothing at run time.
+ */
+import { HalftoneError } from '../base/errors.ts';
+import { writeOnnx } from '../files/onnx/write.ts';
+import type { QuantizedMatrix } from '../formats/quantized.ts';
+import type { Model } from '../graph/model.ts';
+import type { Node } from '../graph/node.ts';
+import type { Value } from '../graph/value.ts';
+import type { Weight } from '../lowerings/weight.ts';
+import type { Feeds, Runtime } from '../runtime/runtime.ts';
+import type { Samples } from '../samples/sample.ts';
+import { deviations, type MomentsState, statisticOf } from '../statistics/index.ts';
+import { floatToHalf, halfToFloat } from '../tensor/half.ts';
+import { Tensor } from '../tensor/tensor.ts';
+import { channelLayout, type Need, type Statistics } from './calibrate.ts';
+import type { Planning } from './plan.ts';
+import type { Simulation } from './simulate.ts';
+import { subModel } from './sub-model.ts';
+
+/** A layer whose output can be corrected. Nodes and values belong to the model that was planned. */
+export interface CorrectionTarget {
+  /** Name of the layer's float result, its bias included. */
+  readonly tensor: string;
+  readonly channelAxis: number;
+  readonly channels: number;
+  readonly weight: Weight;
+  /** The node that reads the weight. */
+  readonly node: Node;
+  /** The node that adds the bias, and the input it is read from; undefined where there is no place for one. */
+  readonly bias: { readonly node: Node; readonly input: number } | undefined;
+}
+
+/** What is changed at one layer: factors on the scales of its rows, and the bias that replaces its own. */
+export interface Correction {
+  readonly gain: Float64Array | undefined;
+  readonly bias: Float32Array | undefined;
+}
+
+/** By the name of the layer's float result. */
+export type Corrections = ReadonlyMap<string, Correction>;
+
+/** The layers of the main graph whose weights the plan quantizes. */
+export function correctionTargets(planning: Planning): CorrectionTarget[] {
+  const quantized = new Set(planning.plan.weights.filter((plan) => plan.quantize).map((plan) => plan.tensor));
+  const targets: CorrectionTarget[] = [];
+  for (const weight of planning.weights) {
+    if (!quantized.has(weight.value.name)) continue;
+    for (const use of weight.uses) {
+      const target = use.input === 1 && planning.model.graph === use.node.graph ? targetOf(weight, use.node, planning) : undefined;
+      if (target) targets.push(target);
+    }
+  }
+  return targets;
+}
+
+function targetOf(weight: Weight, node: Node, planning: Planning): CorrectionTarget | undefined {
+  if (node.domain !== '') return undefined;
+  const { shape } = weight.tensor;
+  const base = { weight, node, tensor: node.outputs[0]?.name ?? '' };
+  const ownBias = (channels: number) => (biasFits(node.inputs[2], channels) ? { node, input: 2 } : undefined);
+  switch (node.op) {
+    case 'Conv':
+      return { ...base, channelAxis: 1, channels: shape[0], bias: ownBias(shape[0]) };
+    case 'ConvTranspose': {
+      const channels = shape[1] * node.int('group', 1);
+      return { ...base, channelAxis: 1, channels, bias: ownBias(channels) };
+    }
+    case 'Gemm': {
+      const channels = shape[node.int('transB', 0) ? 0 : 1];
+      return { ...base, channelAxis: -1, channels, bias: node.float('beta', 1) === 1 ? ownBias(channels) : undefined };
+    }
+    case 'MatMul': {
+      if (shape.length !== 2) return undefined;
+      const channels = shape[1];
+      const sum = node.output().soleUser;
+      const input = sum?.is('Add') ? sum.inputs.findIndex((value) => value?.isConstant && value.tensor?.size === channels) : -1;
+      // In integer arithmetic the sum has a quantized constant of its own, which holds no correction.
+      if (!sum || input < 0 || planning.integer?.units.has(sum)) return { ...base, channelAxis: -1, channels, bias: undefined };
+      return { ...base, tensor: sum.output().name, channelAxis: -1, channels, bias: { node: sum, input } };
+    }
+    default:
+      return undefined;
+  }
+}
+
+function biasFits(bias: Value | undefined, channels: number): boolean {
+  if (!bias) return true;
+  return bias.isConstant && bias.tensor?.dtype === 'float32' && (bias.tensor.size === channels || bias.tensor.size === 1);
+}
+
+/** What calibration must collect of the float model, over the first `samples` samples. */
+export function correctionNeeds(targets: readonly CorrectionTarget[], samples: number): Need[] {
+  return targets.map(({ tensor, channelAxis }) => ({ tensor, statistic: 'moments', channelAxis, samples }));
+}
+
+export interface CorrectionOptions {
+  readonly onProgress?: (done: number, total: number) => void;
+  readonly signal?: AbortSignal;
+  readonly threads?: number;
+}
+
+/**
+ * Finds the corrections by running `simulation`, which is changed on the way.
+ * @param statistics the `moments` of `correctionNeeds`, over the same samples
+ */
+export async function findCorrections(
+  simulation: Simulation,
+  targets: readonly CorrectionTarget[],
+  statistics: Statistics,
+  samples: Samples,
+  runtime: Runtime,
+  options: CorrectionOptions = {},
+): Promise<Corrections> {
+  const corrections = new Map<string, Correction>();
+  const found = targets.filter((target) => statistics.get(target.tensor)?.has('moments'));
+  const results = new Map(found.map((target) => [target, simulation.resultOf(target)]));
+  const levels = levelsOf(simulation.model, new Set(results.values()));
+  const groups = new Map<number, CorrectionTarget[]>();
+  for (const target of found) {
+    const level = levels.get(results.get(target) as Value) ?? 0;
+    groups.set(level, [...(groups.get(level) ?? []), target]);
+  }
+  let done = 0;
+  for (const level of [...groups.keys()].sort((a, b) => a - b)) {
+    const group = groups.get(level) ?? [];
+    const measured = await measure(simulation, group, samples, runtime, options);
+    for (const [index, target] of group.entries()) {
+      const wanted = statistics.get(target.tensor)?.get('moments') as MomentsState;
+      const correction = correct(target, wanted, measured[index]);
+      simulation.apply(target, correction);
+      corrections.set(target.tensor, correction);
+    }
+    done += group.length;
+    options.onProgress?.(done, found.length);
+  }
+  return corrections;
+}
+
+/** Channels whose deviation changed by more than this carry more noise than signal, and factors would amplify it. */
+const gainLimits = { min: 0.5, max: 2 } as const;
+
+function correct(target: CorrectionTarget, wanted: MomentsState, measured: MomentsState): Correction {
+  const { channels, weight, bias } = target;
+  const present = bias?.node.inputs[bias.input]?.tensor?.floats();
+  const biasOf = (channel: number) => (present ? present[present.length === 1 ? 0 : channel] : 0);
+  const scalable = weight.uses.length === 1 && weight.use.view.rows === channels;
+  const [before, after] = [deviations(wanted), deviations(measured)];
+  const gain = new Float64Array(channels).fill(1);
+  if (scalable) {
+    for (let channel = 0; channel < channels; channel++) {
+      const ratio = before[channel] / after[channel];
+      if (Number.isFinite(ratio) && ratio > gainLimits.min && ratio < gainLimits.max) gain[channel] = ratio;
+    }
+  }
+  if (!bias) return { gain: scalable ? gain : undefined, bias: undefined };
+  const shifted = new Float32Array(channels);
+  for (let channel = 0; channel < channels; channel++) {
+    const own = biasOf(channel);
+    const mean = gain[channel] * (measured.mean[channel] - own) + own;
+    const step = wanted.mean[channel] - mean;
+    shifted[channel] = own + (Number.isFinite(step) ? step : 0);
+  }
+  return { gain: scalable ? gain : undefined, bias: shifted };
+}
+
+async function measure(
+  simulation: Simulation,
+  group: readonly CorrectionTarget[],
+  samples: Samples,
+  runtime: Runtime,
+  options: CorrectionOptions,
+): Promise<MomentsState[]> {
+  const outputs = group.map((target) => simulation.resultOf(target));
+  const bytes = writeOnnx(subModel(simulation.model, [...new Set(outputs)]));
+  const session = await runtime.open(bytes, options.threads ? { threads: options.threads } : {});
+  const accumulators = group.map(() => statisticOf('moments').create());
+  try {
+    for await (const feeds of samples) {
+      options.signal?.throwIfAborted();
+      const results: Feeds = await session.run(feeds);
+      group.forEach((target, index) => {
+        const tensor = results[outputs[index].name];
+        accumulators[index].observe(tensor.floats(), channelLayout(tensor, target.channelAxis));
+      });
+    }
+  } finally {
+    await session.close();
+  }
+  return accumulators.map((accumulator) => accumulator.state() as MomentsState);
+}
+
+/** Replaces the bias of a layer in a float graph. */
+export function setBias(target: CorrectionTarget, bias: Float32Array): void {
+  if (!target.bias) throw new HalftoneError('internal', `"${target.tensor}": expected a place for a bias, got none`);
+  const { node, input } = target.bias;
+  const present = node.inputs[input]?.tensor;
+  const shape = present && present.size === target.channels ? present.shape : [target.channels];
+  node.setInput(input, node.graph.addInitializer(`${target.tensor}_bias`, Tensor.float32(shape, bias)));
+}
+
+/** The matrix with the scales of each row multiplied, rounded again to the type they are stored in. */
+export function withGain(matrix: QuantizedMatrix, gain: Float64Array): QuantizedMatrix {
+  if (matrix.scales.length === 1 && matrix.rows > 1) return matrix;
+  const perRow = matrix.scales.length / matrix.rows;
+  const isHalf = matrix.scheme.scaleType === 'float16';
+  const scales = matrix.scales.map((scale, index) => {
+    const scaled = scale * gain[Math.floor(index / perRow)];
+    return isHalf ? halfToFloat(floatToHalf(scaled)) : scaled;
+  });
+  return { ...matrix, scales };
+}
+
+/** How many targets lie before each value, along the longest way: targets of one level do not depend on each other. */
+function levelsOf(model: Model, targets: ReadonlySet<Value>): Map<Value, number> {
+  const levels = new Map<Value, number>();
+  for (const node of model.graph.nodes) {
+    let level = 0;
+    const see = (inner: Node) => {
+      for (const input of inner.inputs) {
+        if (input) level = Math.max(level, (levels.get(input) ?? 0) + (targets.has(input) ? 1 : 0));
+      }
+      for (const graph of inner.subgraphs) graph.nodes.forEach(see);
+    };
+    see(node);
+    for (const output of node.outputs) if (output) levels.set(output, level);
+  }
+  return levels;
+}

@@ -1,0 +1,67 @@
+/** A quantized model to measure, in the form that loads and runs fastest: codes already turned into floats where it can. */
+import type { QuantizedMatrix } from '../formats/quantized.ts';
+import type { Model } from '../graph/model.ts';
+import type { Value } from '../graph/value.ts';
+import { reference } from '../kernel/index.ts';
+import { lowerQdq } from '../lowerings/qdq.ts';
+import { SharedConstants, type Weight } from '../lowerings/weight.ts';
+import { fromMatrix } from '../tensor/matrix-view.ts';
+import { Tensor } from '../tensor/tensor.ts';
+import { type Correction, type CorrectionTarget, setBias, withGain } from './correction.ts';
+import type { Planning } from './plan.ts';
+
+/** Weight name → its quantized matrix. */
+export type Matrices = ReadonlyMap<string, QuantizedMatrix>;
+
+export interface Simulation {
+  readonly model: Model;
+  /** The value that holds a layer's result before clipping and rounding. */
+  resultOf(target: CorrectionTarget): Value;
+  apply(target: CorrectionTarget, correction: Correction): void;
+}
+
+/** Turns the planned model into its simulation. Integer layers keep their Quantize/Dequantize pairs. */
+export function simulate(planning: Planning, matrices: Matrices): Simulation {
+  const { model, integer, parameters } = planning;
+  const integerWeights = new Map<Value, { weight: Weight; matrix: QuantizedMatrix }>();
+  const current = new Map(matrices);
+  for (const weight of planning.weights) {
+    const matrix = matrices.get(weight.value.name);
+    if (!matrix) continue;
+    if (integer && parameters.size > 0 && weight.uses.every(({ node }) => integer.units.has(node))) {
+      integerWeights.set(weight.value, { weight, matrix });
+    } else {
+      weight.value.tensor = dequantized(weight, matrix);
+    }
+  }
+  if (integer && parameters.size > 0) lowerQdq(model, integer, parameters, integerWeights, new SharedConstants(model));
+  model.graph.sort();
+  return {
+    model,
+    resultOf: (target) => (target.bias?.node ?? target.node).output(),
+    apply(target, { gain, bias }) {
+      const { weight } = target;
+      const matrix = current.get(weight.value.name);
+      if (gain && matrix) {
+        const scaled = withGain(matrix, gain);
+        current.set(weight.value.name, scaled);
+        const pair = target.node.inputs[1]?.producer;
+        const scale = pair?.is('DequantizeLinear') ? pair.inputs[1] : undefined;
+        if (scale?.tensor) scale.tensor = Tensor.float32(scale.tensor.shape, scaled.scales);
+        else weight.value.tensor = dequantized(weight, scaled);
+      }
+      if (bias) setBias(target, bias);
+    },
+  };
+}
+
+/** The weight as its codes say it is. */
+export function dequantized(weight: Weight, matrix: QuantizedMatrix): Tensor {
+  const { rows, columns, blockSize, codes, scales, zeroPoints } = matrix;
+  const values = new Float32Array(codes.length);
+  const layout =
+    scales.length === 1 ? { rows: 1, columns: codes.length, blockSize: codes.length } : { rows, columns, blockSize };
+  reference.dequantize(codes, layout, scales, zeroPoints, values);
+  const tensor = Tensor.float32(weight.tensor.shape, fromMatrix(values, weight.use.view));
+  return weight.tensor.dtype === 'float16' || weight.tensor.dtype === 'bfloat16' ? tensor.converted(weight.tensor.dtype) : tensor;
+}
