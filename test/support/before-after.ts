@@ -23,7 +23,7 @@ export async function run(model: Model, feeds: Feeds = {}, options: SessionOptio
   }
 }
 
-export const context: PassContext = { evaluate: (model) => run(model) };
+export const context: PassContext = { evaluate: (model) => run(model, {}, { optimization: 'disabled' }) };
 
 /** An independent copy, by writing and reading. */
 export function copyOf(model: Model): Model {

@@ -32,9 +32,10 @@ export function computedFor(
 
 /** Moves an attribute of integers to input `index`; an absent one stays absent. */
 export function intsToInput(node: Node, attribute: string, index: number): void {
-  const values = node.ints(attribute);
+  const values = node.attributes.get(attribute);
   node.set(attribute, undefined);
-  if (values) node.setInput(index, constantFor(node, attribute, Tensor.int64([values.length], values)));
+  if (values?.type !== 'ints') return;
+  node.setInput(index, constantFor(node, attribute, Tensor.int64([values.value.length], values.value)));
 }
 
 /** A scalar of a real type. */

@@ -43,11 +43,9 @@ function applyResize11(node: Node, target: number): void {
 }
 
 /**
- * Opset 13 took tf_half_pixel_for_nn away: x = (i + 0.5)/scale. It is half_pixel without the final −0.5, so that the
- * floor of one is the rounding (halves up) of the other, and the ceiling the rounding with halves down.
+ * Opset 13 took tf_half_pixel_for_nn away: x = (i + 0.5)/scale. It is half_pixel without the final −0.5, so that its
+ * floor is half_pixel rounded with halves up. Its other roundings have no counterpart.
  */
-const halfPixelRounding: Readonly<Record<string, string>> = { floor: 'round_prefer_ceil', ceil: 'round_prefer_floor' };
-
 function isTensorflowNearest(node: Node): boolean {
   return node.string('coordinate_transformation_mode') === 'tf_half_pixel_for_nn';
 }
@@ -80,14 +78,14 @@ export const resizeChanges: readonly OpsetChange[] = [
     refuse(node) {
       if (!isTensorflowNearest(node)) return undefined;
       const rounding = node.string('nearest_mode', 'round_prefer_floor');
-      return node.string('mode', 'nearest') === 'nearest' && halfPixelRounding[rounding]
+      return node.string('mode', 'nearest') === 'nearest' && rounding === 'floor'
         ? undefined
         : `coordinate_transformation_mode tf_half_pixel_for_nn with nearest_mode ${rounding}`;
     },
     apply(node) {
       if (isTensorflowNearest(node)) {
         node.set('coordinate_transformation_mode', 'half_pixel');
-        node.set('nearest_mode', halfPixelRounding[node.string('nearest_mode', '')]);
+        node.set('nearest_mode', 'round_prefer_ceil');
       }
       for (const index of [1, 2]) {
         const input = node.inputs[index];
