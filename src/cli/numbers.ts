@@ -45,7 +45,7 @@ export function measure(value: number): string {
 
 /** `2.31 ms`. */
 export function milliseconds(value: number): string {
-  return `${value < 0.0995 ? value.toFixed(3) : value < 10 ? value.toFixed(2) : value < 100 ? value.toFixed(1) : value.toFixed(0)} ms`;
+  return `${value < 1 ? value.toFixed(3) : value < 10 ? value.toFixed(2) : value < 100 ? value.toFixed(1) : value.toFixed(0)} ms`;
 }
 
 /** `12,345`. */
