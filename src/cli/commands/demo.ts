@@ -105,41 +105,39 @@ interface Measured {
   readonly latency: number;
 }
 
+/** Quantizes to every width, then times all networks in one interleaved run. */
 async function measureAll(float: Model, digits: Digits, runtime: Runtime, terminal: Terminal): Promise<Row[]> {
   const { clock, signal, progress } = terminal;
-  const floatBytes = writeOnnx(float).byteLength;
-  return withSession(float, runtime, async (floatSession) => {
-    const rows: Row[] = [];
-    const floatTimes: number[] = [];
-    for (const bits of widths) {
-      progress.say(`Quantizing to ${bits} bits …`);
-      const before = await quantizeTo(bits, plain, float, digits, runtime, terminal);
-      const after = await quantizeTo(bits, corrected, float, digits, runtime, terminal);
-      progress.say(`Measuring ${bits} bits …`);
-      const measured = await withSession(before, runtime, (a) =>
-        withSession(after, runtime, async (b): Promise<[Measured, Measured]> => {
-          const times = await latencies([floatSession, a, b], digits, runs, clock, signal);
-          floatTimes.push(times[0]);
-          const measure = async (session: Session, latency: number) => ({
-            accuracy: await accuracyOf(session, digits, signal),
-            latency,
-          });
-          return [await measure(a, times[1]), await measure(b, times[2])];
-        }),
-      );
-      const size = writeOnnx(after).byteLength;
-      rows.push({
-        name: `${bits} bit${bits === 1 ? '' : 's'}`,
-        bytes: size,
-        floatBytes,
-        before: measured[0],
-        after: measured[1],
-      });
+  const models = [float];
+  for (const bits of widths) {
+    progress.say(`Quantizing to ${bits} ${bits === 1 ? 'bit' : 'bits'} …`);
+    models.push(await quantizeTo(bits, plain, float, digits, runtime, terminal));
+    models.push(await quantizeTo(bits, corrected, float, digits, runtime, terminal));
+  }
+  progress.say('Measuring …');
+  const sessions: Session[] = [];
+  try {
+    for (const model of models) sessions.push(await runtime.open(writeOnnx(model)));
+    const measured: Measured[] = [];
+    const times = await latencies(sessions, digits, runs, clock, signal);
+    for (const [index, session] of sessions.entries()) {
+      measured.push({ accuracy: await accuracyOf(session, digits, signal), latency: times[index] });
     }
-    const accuracy = await accuracyOf(floatSession, digits, signal);
-    const latency = floatTimes.sort((a, b) => a - b)[Math.floor(floatTimes.length / 2)];
-    return [{ name: 'float', bytes: floatBytes, floatBytes, before: { accuracy, latency } }, ...rows];
-  });
+    const sizes = models.map((model) => writeOnnx(model).byteLength);
+    const [floatBytes] = sizes;
+    const rows = widths.map(
+      (bits, index): Row => ({
+        name: `${bits} ${bits === 1 ? 'bit' : 'bits'}`,
+        bytes: sizes[2 * index + 2],
+        floatBytes,
+        before: measured[2 * index + 1],
+        after: measured[2 * index + 2],
+      }),
+    );
+    return [{ name: 'float', bytes: floatBytes, floatBytes, before: measured[0] }, ...rows];
+  } finally {
+    for (const session of sessions) await session.close();
+  }
 }
 
 function columns(): Column<Row>[] {
