@@ -21,7 +21,8 @@ function liveNodes(model: Model): Set<Node> {
 function run(model: Model): boolean {
   const live = liveNodes(model);
   let changed = false;
-  for (const graph of [...model.graphs()]) {
+  // An outer graph comes before the graphs inside it, so that those of removed nodes are never reached.
+  for (const graph of model.graphs()) {
     const dead = graph.nodes.filter((node) => !live.has(node));
     // First all edges, then the nodes: dead nodes read each other.
     for (const node of dead) {

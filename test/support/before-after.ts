@@ -1,9 +1,11 @@
 /** For tests of graph passes: single-operator graphs, inputs for real models, and the difference between two runs. */
 
+import { expect } from 'vitest';
 import { createRandom } from '../../src/base/random.ts';
 import { readOnnx } from '../../src/files/onnx/read.ts';
 import { writeOnnx } from '../../src/files/onnx/write.ts';
 import type { AttributeInput } from '../../src/graph/attribute.ts';
+import { checkModel } from '../../src/graph/check.ts';
 import { Graph, Names } from '../../src/graph/graph.ts';
 import { Model } from '../../src/graph/model.ts';
 import type { Value } from '../../src/graph/value.ts';
@@ -113,4 +115,38 @@ export function difference(before: Feeds, after: Feeds): number {
     worst = Math.max(worst, gap / Math.max(scale, 1e-30));
   }
   return worst;
+}
+
+/** A model with one float input `x`, and what `body` makes of it as output. */
+export function modelOf(
+  shape: readonly number[] | undefined,
+  body: (model: Model, x: Value) => Value,
+  opset = 13,
+): Model {
+  const model = emptyModel(opset);
+  model.graph.outputs.push(body(model, addInput(model, 'x', shape)));
+  return model;
+}
+
+/** An If on the input `c`, whose branches `yes` and `no` are what `build` makes; the value it returns is the output. */
+export function addIf(model: Model, build: (graph: Graph, name: string) => Value): Value {
+  const condition = addInput(model, 'c', [], 'bool');
+  const branch = (name: string) => {
+    const graph = new Graph(name, model.graph.names);
+    graph.outputs.push(build(graph, name));
+    return { type: 'graph', value: graph } as const;
+  };
+  return addNode(model, 'If', [condition], { then_branch: branch('yes'), else_branch: branch('no') });
+}
+
+export const chooseYes: Feeds = { c: new Tensor('bool', [], Uint8Array.of(1)) };
+export const chooseNo: Feeds = { c: new Tensor('bool', [], Uint8Array.of(0)) };
+
+/** A constant vector of integers: a shape, axes, bounds. */
+export const ints = (...values: number[]) => Tensor.int64([values.length], values);
+
+/** The edited graph is sound, and both models compute the same bits. */
+export async function expectSame(model: Model, edited: Model, feeds: Feeds = { x: noise([2, 3, 4]) }): Promise<void> {
+  checkModel(edited);
+  expect(difference(await run(model, feeds), await run(edited, feeds))).toBe(0);
 }
