@@ -7,17 +7,18 @@ import { writeOnnx } from '../../src/files/onnx/write.ts';
 import { intFormatOf } from '../../src/formats/index.ts';
 import { parameterLayout, type QuantizedMatrix } from '../../src/formats/quantized.ts';
 import type { Scheme } from '../../src/formats/scheme.ts';
-import { Graph, Names } from '../../src/graph/graph.ts';
-import { Model } from '../../src/graph/model.ts';
+import { checkModel } from '../../src/graph/check.ts';
+import { Graph } from '../../src/graph/graph.ts';
+import type { Model } from '../../src/graph/model.ts';
 import type { Value } from '../../src/graph/value.ts';
 import { dequantizeMatrix, quantizeMatrix } from '../../src/kernel/index.ts';
 import { findWeights, SharedConstants, type Weight, type WeightLowering } from '../../src/lowerings/weight.ts';
 import { eliminateDead } from '../../src/passes/eliminate-dead.ts';
 import { openRuntime } from '../../src/runtime/node.ts';
-import type { Feeds, SessionOptions } from '../../src/runtime/runtime.ts';
 import type { DType } from '../../src/tensor/dtype.ts';
 import { fromMatrix, toMatrix } from '../../src/tensor/matrix-view.ts';
 import { type Shape, sizeOf, Tensor } from '../../src/tensor/tensor.ts';
+import { copyOf, emptyModel as emptyModelOf, run } from './before-after.ts';
 
 /** `count` numbers between −1 and 1 that look random and are the same every time. */
 export function noise(count: number, seed = 1): Float32Array {
@@ -92,9 +93,11 @@ export function dequantized(weight: Weight, matrix: QuantizedMatrix): Tensor {
   return Tensor.float32(shape, fromMatrix(dequantizeMatrix(matrix), weight.use.view)).converted(dtype as 'float32');
 }
 
+export { copyOf, run };
+
 /** An empty model to add nodes to. */
-export function emptyModel(opset = 17): Model {
-  return new Model(new Graph('test', new Names()), 8, new Map([['', opset]]));
+export function emptyModel(): Model {
+  return emptyModelOf(17);
 }
 
 export function addInput(graph: Graph, name: string, shape: Shape, dtype: DType = 'float32'): Value {
@@ -106,21 +109,6 @@ export function addInput(graph: Graph, name: string, shape: Shape, dtype: DType 
 export function addOutput(graph: Graph, value: Value, dtype: DType = 'float32'): void {
   value.type = { dtype, shape: undefined };
   graph.outputs.push(value);
-}
-
-/** An independent copy, by writing and reading. */
-export function copyOf(model: Model): Model {
-  return readOnnx(writeOnnx(model));
-}
-
-/** Loads and runs a model once. */
-export async function run(model: Model, feeds: Feeds, options: SessionOptions = {}): Promise<Feeds> {
-  const session = await (await openRuntime()).open(writeOnnx(model), { optimization: 'all', ...options });
-  try {
-    return await session.run(feeds);
-  } finally {
-    await session.close();
-  }
 }
 
 /** What the runtime makes of a model: the operators of the graph it executes, all graphs, sorted. */
@@ -172,6 +160,7 @@ export function finished(model: Model, domains: readonly string[] = []): Model {
   for (const domain of domains) model.useDomain(domain);
   for (const graph of model.graphs()) graph.sort();
   eliminateDead.run(model);
+  checkModel(model);
   return model;
 }
 
