@@ -33,14 +33,14 @@ function isAttribute(input: AttributeInput): input is Attribute {
 }
 
 /**
- * An attribute from a plain value: whole numbers become `int`, text `string`, arrays `ints` or `strings`, a tensor
- * `tensor`. A float must be given as `{type: 'float', value}`, since 1.0 and 1 are the same number here.
+ * An attribute from a plain value: whole numbers become `int`, text `string`, arrays `ints` or `strings` (an empty one
+ * `ints`), a tensor `tensor`. A float must be given as `{type: 'float', value}`, since 1.0 and 1 are the same number here.
  */
 export function attributeOf(input: AttributeInput): Attribute {
   if (typeof input === 'number' || typeof input === 'bigint') return { type: 'int', value: BigInt(input) };
   if (typeof input === 'string') return { type: 'string', value: encoder.encode(input) };
   if (Array.isArray(input)) {
-    return input.every((item) => typeof item === 'string')
+    return input.length > 0 && input.every((item) => typeof item === 'string')
       ? { type: 'strings', value: input.map((item) => encoder.encode(item)) }
       : { type: 'ints', value: input.map((item) => BigInt(item)) };
   }
