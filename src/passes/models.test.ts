@@ -80,17 +80,21 @@ function allowed(changed: readonly PassId[]): number {
   return changed.includes('fold-constants') ? 1e-7 : 0;
 }
 
-async function checkPasses(model: Model, feeds: Feeds): Promise<PassId[]> {
+/** Compares after every pass that changed something, or, where running takes long, after the last one. */
+async function checkPasses(model: Model, feeds: Feeds, compare: 'each' | 'last' = 'each'): Promise<PassId[]> {
   const before = await runAsWritten(model, feeds);
   const changed: PassId[] = [];
   for (const pass of passes) {
     if (!(await pass.run(model, context))) continue;
     changed.push(pass.id);
     checkModel(model);
-    expect(difference(before, await runAsWritten(model, feeds)), pass.id).toBeLessThanOrEqual(allowed(changed));
+    if (compare === 'each') {
+      expect(difference(before, await runAsWritten(model, feeds)), pass.id).toBeLessThanOrEqual(allowed(changed));
+    }
     expect(await pass.run(model, context), `${pass.id}, again`).toBe(false);
   }
   expect(await runPasses(model, undefined, context)).toEqual([]);
+  expect(difference(before, await runAsWritten(model, feeds))).toBeLessThanOrEqual(allowed(changed));
   return changed;
 }
 
@@ -98,7 +102,8 @@ describe('all passes, one after the other', () => {
   for (const [file, one] of Object.entries({ ...models, ...generated })) {
     test.skipIf(!files.has(file))(file, async () => {
       const model = readModel(asset(file));
-      expect(await checkPasses(model, feedsFor(model, one))).toEqual(one.changes);
+      const compare = file in generated ? 'last' : 'each';
+      expect(await checkPasses(model, feedsFor(model, one), compare)).toEqual(one.changes);
     });
   }
 });
@@ -140,7 +145,6 @@ function fillWithNoise(model: Model): void {
 describe('BatchNormalization of real architectures, with weights that differ', () => {
   for (const [name, left] of [
     ['densenet121', 62],
-    ['inception_v2', 0],
     ['shufflenet', 0],
   ] as const) {
     test.skipIf(!files.has(light(name)))(name, async () => {
@@ -150,7 +154,7 @@ describe('BatchNormalization of real architectures, with weights that differ', (
       const feeds = feedsFor(model, {});
       const outputs = Object.values(await runAsWritten(model, feeds))[0].floats();
       expect(new Set(outputs).size).toBeGreaterThan(900);
-      expect(await checkPasses(model, feeds)).toContain('fold-batch-norm');
+      expect(await checkPasses(model, feeds, 'last')).toContain('fold-batch-norm');
       expect([...model.nodes()].filter((node) => node.op === 'BatchNormalization').length).toBe(left);
     });
   }

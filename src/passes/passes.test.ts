@@ -184,7 +184,9 @@ describe('fold-constants', () => {
       addNode(model, 'Neg', [open], {}, 'negated'),
     ];
     for (const part of parts) model.graph.outputs.push(addNode(model, 'Abs', [part]));
-    model.graph.outputs.push(addNode(model, 'Exp', [weight], {}, 'direct'));
+    const direct = addNode(model, 'Exp', [weight], {}, 'direct');
+    const x = addInput(model, 'x', [4]);
+    model.graph.outputs.push(direct, addNode(model, 'Add', [direct, x], {}, 'sum'));
     expect(await foldConstants.run(model, context)).toBe(false);
   });
 

@@ -17,7 +17,7 @@ import { Graph } from '../graph/graph.ts';
 import type { Model } from '../graph/model.ts';
 import type { Value } from '../graph/value.ts';
 import type { Feeds } from '../runtime/runtime.ts';
-import { Tensor } from '../tensor/tensor.ts';
+import { bytesOf, Tensor } from '../tensor/tensor.ts';
 import { irVersionFor, upgradeOpset } from './upgrade-opset.ts';
 
 type Attributes = Parameters<typeof addNode>[3];
@@ -147,6 +147,7 @@ const reduceCases = [
   { name: 'two axes, not kept', opset: 7, op, inputs: [x234], attributes: { axes: [0, 2], keepdims: 0 } },
   { name: 'negative axis', opset: 12, op, inputs: [x234], attributes: { axes: [-1], keepdims: 0 } },
   { name: 'no axes', opset: 11, op, inputs: [x234] },
+  { name: 'an empty list of axes', opset: 11, op, inputs: [x234], attributes: { axes: [] } },
 ]);
 
 const normParameters = [noise([3], 2), noise([3], 3), noise([3], 4), Tensor.float32([3], [0.5, 1, 2])].map(constant);
@@ -210,6 +211,13 @@ const cases: readonly Case[] = [
       attributes: { mode, pads: [0, 0, 1, 2, 0, 0, 3, 1] },
     }),
   ),
+  {
+    name: 'value, double',
+    opset: 10,
+    op: 'Pad',
+    inputs: [new Tensor('float64', [2], bytesOf(Float64Array.of(1, 2)))],
+    attributes: { pads: [1, 0], value: real(0.75) },
+  },
   { name: 'value', opset: 10, op: 'Pad', inputs: [x234], attributes: { pads: [1, 0, 0, 0, 2, 0], value: real(0.75) } },
   { name: 'negative', opset: 10, op: 'Pad', inputs: [x234], attributes: { pads: [0, -1, 0, 0, 0, -2] } },
   {

@@ -47,12 +47,6 @@ const reductions = [
   'ReduceSumSquare',
 ];
 
-/** An empty list of axes means all of them, as none does. */
-function axesToInput(node: Node): void {
-  if (node.ints('axes')?.length === 0) node.set('axes', undefined);
-  intsToInput(node, 'axes', 1);
-}
-
 const gridModes: Readonly<Record<string, string>> = { bilinear: 'linear', bicubic: 'cubic' };
 
 /** One scale and bias a group become one a channel: each is repeated for the channels of its group. */
@@ -143,8 +137,8 @@ export const opsetChanges: readonly OpsetChange[] = [
       floatsToInputs(node, { value: 2 });
     },
   },
-  { ops: ['ReduceSum'], at: 13, apply: axesToInput },
-  { ops: reductions, at: 18, apply: axesToInput },
+  { ops: ['ReduceSum'], at: 13, apply: (node) => intsToInput(node, 'axes', 1) },
+  { ops: reductions, at: 18, apply: (node) => intsToInput(node, 'axes', 1) },
   {
     ops: ['RoiAlign'],
     at: 16,
