@@ -45,7 +45,7 @@ function* stepsOf(node: Node, from: number, target: number): Generator<OpsetChan
  * Raises the model's ONNX operator set to `target`, in place; a model that has it or a later one stays as it is. The
  * outputs stay what they were. Other domains are not touched. Whether a runtime implements the later versions is for the
  * caller to know: ONNX Runtime 1.30 on the CPU lacks opset 22's RoiAlign, MaxRoiPool, GlobalLpPool, Multinomial and the
- * Random operators, all others run up to 26.
+ * Random operators, of about a hundred tried.
  * @returns whether anything changed.
  * @throws HalftoneError `usage` for a target that is not known; `unsupported`, before anything is changed, for an
  *   operator that has no counterpart there and for models with functions of their own: ONNX Runtime reads those in the
