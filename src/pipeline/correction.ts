@@ -1,8 +1,13 @@
 /**
  * Corrects what quantization does to the statistics of each layer's output, layer after layer behind the already
- * quantized and corrected part. Every output channel gets its deviation back (a factor on its scales) and then its mean
- * (a shift of its bias): empirical bias correction of Nagel et al. 2019, "Data-Free Quantization Through Weight
- * Equalization and Bias Correction", §4.2, and ALGORITHMS.md §3.1, §3.14 and Appendix C. It costs nothing at run time.
+ * quantized and corrected part. Every output channel first gets its deviation back (a factor on its scales: rounding
+ * that minimises the error shrinks a little, and shrinkage multiplies through a network), then its mean (a shift of its
+ * bias): empirical bias correction of Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias
+ * Correction", §4.2, and ALGORITHMS.md §3.1, §3.14 and Appendix C. It costs nothing at run time.
+ *
+ * The deviation is the float model's where activations are float. Quantized activations add noise that is no fault of
+ * the weights, and making up for it would shrink the signal layer after layer: there the deviation is the one that float
+ * weights would give on the same inputs.
  */
 import { HalftoneError } from '../base/errors.ts';
 import { writeOnnx } from '../files/onnx/write.ts';
@@ -50,7 +55,8 @@ export function correctionTargets(planning: Planning): CorrectionTarget[] {
   for (const weight of planning.weights) {
     if (!quantized.has(weight.value.name)) continue;
     for (const use of weight.uses) {
-      const target = use.input === 1 && planning.model.graph === use.node.graph ? targetOf(weight, use.node, planning) : undefined;
+      const target =
+        use.input === 1 && planning.model.graph === use.node.graph ? targetOf(weight, use.node, planning) : undefined;
       if (target) targets.push(target);
     }
   }
@@ -77,9 +83,12 @@ function targetOf(weight: Weight, node: Node, planning: Planning): CorrectionTar
       if (shape.length !== 2) return undefined;
       const channels = shape[1];
       const sum = node.output().soleUser;
-      const input = sum?.is('Add') ? sum.inputs.findIndex((value) => value?.isConstant && value.tensor?.size === channels) : -1;
+      const input = sum?.is('Add')
+        ? sum.inputs.findIndex((value) => value?.isConstant && value.tensor?.size === channels)
+        : -1;
       // In integer arithmetic the sum has a quantized constant of its own, which holds no correction.
-      if (!sum || input < 0 || planning.integer?.units.has(sum)) return { ...base, channelAxis: -1, channels, bias: undefined };
+      if (!sum || input < 0 || planning.integer?.units.has(sum))
+        return { ...base, channelAxis: -1, channels, bias: undefined };
       return { ...base, tensor: sum.output().name, channelAxis: -1, channels, bias: { node: sum, input } };
     }
     default:
@@ -89,7 +98,9 @@ function targetOf(weight: Weight, node: Node, planning: Planning): CorrectionTar
 
 function biasFits(bias: Value | undefined, channels: number): boolean {
   if (!bias) return true;
-  return bias.isConstant && bias.tensor?.dtype === 'float32' && (bias.tensor.size === channels || bias.tensor.size === 1);
+  return (
+    bias.isConstant && bias.tensor?.dtype === 'float32' && (bias.tensor.size === channels || bias.tensor.size === 1)
+  );
 }
 
 /** What calibration must collect of the float model, over the first `samples` samples. */
@@ -143,12 +154,16 @@ export async function findCorrections(
 /** Channels whose deviation changed by more than this carry more noise than signal, and factors would amplify it. */
 const gainLimits = { min: 0.5, max: 2 } as const;
 
-function correct(target: CorrectionTarget, wanted: MomentsState, measured: MomentsState): Correction {
+function correct(
+  target: CorrectionTarget,
+  wanted: MomentsState,
+  { result: measured, plain, twin }: Measured,
+): Correction {
   const { channels, weight, bias } = target;
   const present = bias?.node.inputs[bias.input]?.tensor?.floats();
   const biasOf = (channel: number) => (present ? present[present.length === 1 ? 0 : channel] : 0);
   const scalable = weight.uses.length === 1 && weight.use.view.rows === channels;
-  const [before, after] = [deviations(wanted), deviations(measured)];
+  const [before, after] = [deviations(twin ?? wanted), deviations(twin ? plain : measured)];
   const gain = new Float64Array(channels).fill(1);
   if (scalable) {
     for (let channel = 0; channel < channels; channel++) {
@@ -167,30 +182,59 @@ function correct(target: CorrectionTarget, wanted: MomentsState, measured: Momen
   return { gain: scalable ? gain : undefined, bias: shifted };
 }
 
+interface Measured {
+  /** The layer's result, its bias included. */
+  readonly result: MomentsState;
+  /** What the node that reads the weight makes, and what it would make of the same input with the float weight. */
+  readonly plain: MomentsState;
+  readonly twin: MomentsState | undefined;
+}
+
 async function measure(
   simulation: Simulation,
   group: readonly CorrectionTarget[],
   samples: Samples,
   runtime: Runtime,
   options: CorrectionOptions,
-): Promise<MomentsState[]> {
-  const outputs = group.map((target) => simulation.resultOf(target));
-  const bytes = writeOnnx(subModel(simulation.model, [...new Set(outputs)]));
-  const session = await runtime.open(bytes, options.threads ? { threads: options.threads } : {});
-  const accumulators = group.map(() => statisticOf('moments').create());
+): Promise<Measured[]> {
+  const twins = simulation.hasFloatActivations ? [] : group.map((target) => simulation.addTwin(target));
+  const parts = group.map((target, index) => ({
+    target,
+    result: watch(simulation.resultOf(target)),
+    plain: watch(target.node.output()),
+    twin: simulation.hasFloatActivations ? undefined : watch(twins[index].output()),
+  }));
+  const watches = parts.flatMap(({ result, plain, twin }) => (twin ? [result, plain, twin] : [result]));
   try {
-    for await (const feeds of samples) {
-      options.signal?.throwIfAborted();
-      const results: Feeds = await session.run(feeds);
-      group.forEach((target, index) => {
-        const tensor = results[outputs[index].name];
-        accumulators[index].observe(tensor.floats(), channelLayout(tensor, target.channelAxis));
-      });
+    const bytes = writeOnnx(subModel(simulation.model, [...new Set(watches.map(({ value }) => value))]));
+    const session = await runtime.open(bytes, options.threads ? { threads: options.threads } : {});
+    try {
+      for await (const feeds of samples) {
+        options.signal?.throwIfAborted();
+        const results: Feeds = await session.run(feeds);
+        for (const { target, result, plain, twin } of parts) {
+          for (const { value, accumulator } of twin ? [result, plain, twin] : [result]) {
+            const tensor = results[value.name];
+            accumulator.observe(tensor.floats(), channelLayout(tensor, target.channelAxis));
+          }
+        }
+      }
+    } finally {
+      await session.close();
     }
   } finally {
-    await session.close();
+    for (const twin of twins) simulation.model.graph.remove(twin);
   }
-  return accumulators.map((accumulator) => accumulator.state() as MomentsState);
+  const stateOf = (watched: ReturnType<typeof watch>) => watched.accumulator.state() as MomentsState;
+  return parts.map(({ result, plain, twin }) => ({
+    result: stateOf(result),
+    plain: stateOf(plain),
+    twin: twin && stateOf(twin),
+  }));
+}
+
+function watch(value: Value) {
+  return { value, accumulator: statisticOf('moments').create() };
 }
 
 /** Replaces the bias of a layer in a float graph. */

@@ -13,13 +13,20 @@ import { batches, split, take } from '../samples/select.ts';
 import { lowerModel, solveWeights, tidy } from './apply.ts';
 import { calibrate, type Need, type Statistics } from './calibrate.ts';
 import { type CompareOptions, compare } from './compare.ts';
-import { type Corrections, correctionNeeds, correctionTargets, findCorrections, setBias, withGain } from './correction.ts';
+import {
+  type Corrections,
+  correctionNeeds,
+  correctionTargets,
+  findCorrections,
+  setBias,
+  withGain,
+} from './correction.ts';
 import { convertToFloat16 } from './float16.ts';
-import { type Matrices, simulate } from './simulate.ts';
 import { makePlan, type Plan, type Planning } from './plan.ts';
 import { cloneModel, prepare, refuseQuantized } from './prepare.ts';
 import { makeRecipe, type Recipe, type RecipeInput } from './recipe.ts';
 import type { Report } from './report.ts';
+import { type Matrices, simulate } from './simulate.ts';
 
 /** The steps that progress events name. */
 export type Step = 'prepare' | 'calibrate' | 'quantize' | 'correct' | 'compare';
@@ -135,7 +142,10 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
   let statistics: Statistics | undefined;
   if (parts && (draft.plan.activations.length > 0 || targets.length > 0 || recipe.activations === 'float16')) {
     const needs = [...activationNeeds(draft, recipe), ...correctionNeeds(targets, correctionBatches)];
-    statistics = await calibrate(prepared.model, parts.calibration, needs, runtime, { ...shared, onProgress: progress('calibrate') });
+    statistics = await calibrate(prepared.model, parts.calibration, needs, runtime, {
+      ...shared,
+      onProgress: progress('calibrate'),
+    });
   }
 
   // A planning refers to the objects of its model, and lowering edits them: every use gets its own copy.
@@ -153,7 +163,10 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
     const before = await outputNoise(prepared.model, plain.model, parts.heldOut, runtime);
     const simulation = simulate(copy, matrices);
     const samples = take(parts.calibration, correctionBatches);
-    const found = await findCorrections(simulation, own, statistics, samples, runtime, { ...shared, onProgress: progress('correct') });
+    const found = await findCorrections(simulation, own, statistics, samples, runtime, {
+      ...shared,
+      onProgress: progress('correct'),
+    });
     const after = await outputNoise(prepared.model, simulation.model, parts.heldOut, runtime);
     const kept = after <= before;
     if (kept) corrections = found;

@@ -1,6 +1,7 @@
 /** A quantized model to measure, in the form that loads and runs fastest: codes already turned into floats where it can. */
 import type { QuantizedMatrix } from '../formats/quantized.ts';
 import type { Model } from '../graph/model.ts';
+import type { Node } from '../graph/node.ts';
 import type { Value } from '../graph/value.ts';
 import { reference } from '../kernel/index.ts';
 import { lowerQdq } from '../lowerings/qdq.ts';
@@ -15,9 +16,13 @@ export type Matrices = ReadonlyMap<string, QuantizedMatrix>;
 
 export interface Simulation {
   readonly model: Model;
+  /** True when only weights are quantized. */
+  readonly hasFloatActivations: boolean;
   /** The value that holds a layer's result before clipping and rounding. */
   resultOf(target: CorrectionTarget): Value;
   apply(target: CorrectionTarget, correction: Correction): void;
+  /** Adds a node that does the layer's work on the same input with the float weight. To be removed after use. */
+  addTwin(target: CorrectionTarget): Node;
 }
 
 /** Turns the planned model into its simulation. Integer layers keep their Quantize/Dequantize pairs. */
@@ -25,6 +30,7 @@ export function simulate(planning: Planning, matrices: Matrices): Simulation {
   const { model, integer, parameters } = planning;
   const integerWeights = new Map<Value, { weight: Weight; matrix: QuantizedMatrix }>();
   const current = new Map(matrices);
+  const floats = new Map(planning.weights.map((weight) => [weight.value, weight.tensor]));
   for (const weight of planning.weights) {
     const matrix = matrices.get(weight.value.name);
     if (!matrix) continue;
@@ -38,6 +44,7 @@ export function simulate(planning: Planning, matrices: Matrices): Simulation {
   model.graph.sort();
   return {
     model,
+    hasFloatActivations: parameters.size === 0,
     resultOf: (target) => (target.bias?.node ?? target.node).output(),
     apply(target, { gain, bias }) {
       const { weight } = target;
@@ -52,6 +59,13 @@ export function simulate(planning: Planning, matrices: Matrices): Simulation {
       }
       if (bias) setBias(target, bias);
     },
+    addTwin({ node, weight }) {
+      const { graph } = node;
+      const inputs = [...node.inputs];
+      inputs[1] = graph.addInitializer(`${weight.value.name}_float`, floats.get(weight.value) ?? weight.tensor);
+      const attributes = Object.fromEntries(node.attributes);
+      return graph.add({ op: node.op, inputs, outputs: [`${node.output().name}_twin`], attributes });
+    },
   };
 }
 
@@ -63,5 +77,7 @@ export function dequantized(weight: Weight, matrix: QuantizedMatrix): Tensor {
     scales.length === 1 ? { rows: 1, columns: codes.length, blockSize: codes.length } : { rows, columns, blockSize };
   reference.dequantize(codes, layout, scales, zeroPoints, values);
   const tensor = Tensor.float32(weight.tensor.shape, fromMatrix(values, weight.use.view));
-  return weight.tensor.dtype === 'float16' || weight.tensor.dtype === 'bfloat16' ? tensor.converted(weight.tensor.dtype) : tensor;
+  return weight.tensor.dtype === 'float16' || weight.tensor.dtype === 'bfloat16'
+    ? tensor.converted(weight.tensor.dtype)
+    : tensor;
 }
