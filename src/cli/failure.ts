@@ -9,7 +9,7 @@ export class Interruption extends Error {
   readonly exitCode: number;
 
   constructor(signal: 'SIGINT' | 'SIGTERM') {
-    super(signal === 'SIGINT' ? 'interrupted; nothing was written' : 'terminated; nothing was written');
+    super(signal === 'SIGINT' ? 'interrupted' : 'terminated');
     this.name = 'Interruption';
     this.exitCode = signal === 'SIGINT' ? exitCodes.interrupted : exitCodes.terminated;
   }

@@ -1,205 +1,8 @@
 #!/usr/bin/env node
-/** The command line: what it accepts, and how it ends. Commands are loaded when they are called, so that help is quick. */
-import { createRequire } from 'node:module';
-import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
-import { messageOf } from '../base/errors.ts';
-import { formatIds } from '../formats/index.ts';
-import { schemeGrammar } from '../formats/scheme.ts';
-import { loweringIds } from '../lowerings/index.ts';
-import { weightRanges } from '../pipeline/recipe.ts';
-import { ranges } from '../ranges/index.ts';
-import { runtimeIds } from '../runtime/node.ts';
-import { describeFailure, exitCodeOf, exitCodes, Interruption } from './failure.ts';
-import { printable, styleFor } from './style.ts';
-import { processTerminal } from './terminal.ts';
-
-const rangeIds = ranges.map((range) => range.id);
-
-const examples = `
-Examples:
-  halftone quantize model.onnx -o small.onnx                        8-bit weights
-  halftone quantize model.onnx -o small.onnx --calibrate images/ --preprocess preprocessor_config.json
-                                                                    8-bit weights and activations, compared with float
-  halftone quantize model.onnx -o small.onnx --weights int4:g32     4-bit weights in blocks of 32
-  halftone quantize model.onnx --weights int3 --dry-run             what would be done, and the size`;
-
-const dataHelp = `
-DATA:
-  FILE.npz, FILE.npy, or a folder of them     arrays named like the model's inputs, leading axis = samples
-  a folder of .jpg or .png, with --preprocess a Hugging Face preprocessor_config.json
-  FILE.jsonl                                  token ids, one sample a line
-  FILE.mjs, FILE.js                           default export: an (async) iterable of feeds, or a function that makes one
-  random                                      made-up values: checks shapes, says nothing about accuracy`;
-
-const exitHelp = `
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 --min-sqnr not reached, 130 interrupted.
-In JSON, numbers that it cannot hold are the texts "Infinity", "-Infinity" and "NaN".`;
-
-const wholeNumber =
-  (least: number) =>
-  (text: string): number => {
-    const value = Number(text);
-    if (text.trim() !== '' && Number.isSafeInteger(value) && value >= least) return value;
-    throw new InvalidArgumentError(`expected a whole number from ${least}, got "${text}".`);
-  };
-
-function decimal(text: string): number {
-  const value = Number(text);
-  if (text.trim() !== '' && Number.isFinite(value)) return value;
-  throw new InvalidArgumentError(`expected a number, got "${text}".`);
-}
-
-/** The program with all its commands. */
-function makeProgram(signal: AbortSignal): Command {
-  const { version } = createRequire(import.meta.url)('../../package.json') as { version: string };
-  const terminal = () => processTerminal(signal);
-  const program = new Command('halftone')
-    .description(
-      'Low-bit quantization of neural networks: a float ONNX model in, a smaller and faster one out,\nwith the accuracy measured.',
-    )
-    .version(version, '-V, --version')
-    .option('--debug', 'show where an error comes from')
-    .exitOverride()
-    .configureOutput({
-      outputError: (text, write) => write(`halftone: ${text.replace(/^error: /, '')}`),
-    })
-    .addHelpText('after', `${examples}\n${exitHelp}`);
-
-  program
-    .command('inspect')
-    .summary('show what a model is made of')
-    .description('Shows operators, parameters, bytes and value ranges of weight tensors. Runs nothing.')
-    .argument('<model>', 'ONNX file')
-    .option('-v, --verbose', 'list every weight tensor, not only the 20 largest')
-    .option('--json', 'print one JSON document instead')
-    .action(async (model: string, options) => {
-      const { inspectCommand } = await import('./commands/inspect.ts');
-      await inspectCommand(model, options, terminal());
-    });
-
-  program
-    .command('quantize')
-    .summary('make a model smaller and faster')
-    .description(
-      'Quantizes a float ONNX model. Alone it makes the weights 8 bits wide; with --calibrate DATA a convolutional network\n' +
-        'gets 8-bit activations too, biases are corrected, and the result is compared with the float model on every fourth\n' +
-        'sample, which is held out. Below 8 bits the first, the last and depthwise layers keep 8 bits (see --uniform).',
-    )
-    .argument('<model>', 'ONNX file')
-    .option('-o, --output <file>', 'where to write the result')
-    .option('-w, --weights <scheme>', `${schemeGrammar}, or float\nFORMAT: ${formatIds.join(' ')} (default: int8)`)
-    .option(
-      '-a, --activations <format>',
-      'none, dynamic, or a FORMAT with ranges found by calibration\n(default: uint8 with --calibrate and 8-bit weights, else none)',
-    )
-    .optionsGroup('Data:')
-    .option('-c, --calibrate <data>', 'samples of real use; see DATA below')
-    .option('--samples <n>', 'read at most so many samples (default: 128)', wholeNumber(1))
-    .option('--preprocess <file>', 'preprocessor_config.json for pictures')
-    .option('--labels <file>', 'right classes of the samples: .npy, .npz, .json, .txt or .csv')
-    .optionsGroup('Method:')
-    .addOption(new Option('--range <id>', 'how activation ranges are chosen (default: min-max)').choices(rangeIds))
-    .addOption(new Option('--weight-range <id>', 'how weight grids are chosen (default: search)').choices(weightRanges))
-    .option('--percentile <p>', 'percent of the values inside, for the range percentile (default: 99.999)', decimal)
-    .addOption(
-      new Option('--lowering <id>', 'how quantized tensors are written into the graph (default: auto)').choices([
-        'auto',
-        ...loweringIds,
-      ]),
-    )
-    .option('--reduce-range', 'half of the codes for weights, against saturation on x86 without VNNI')
-    .addOption(
-      new Option(
-        '--accuracy-level <level>',
-        '4 lets MatMulNBits compute in 8 bits, 0 keeps it in float (default: 4)',
-      ).choices(['0', '4']),
-    )
-    .option('--no-bias-correction', 'leave biases as they are')
-    .optionsGroup('Choice of layers:')
-    .option('--op-types <op...>', 'quantize only these operators')
-    .option('--exclude <pattern...>', 'leave nodes or weights of these names alone; * stands for any text')
-    .option('--uniform', 'no exceptions for first, last and depthwise layers')
-    .option('--recipe <file>', 'settings and rules as JSON; options given beside it come first')
-    .option('--allow-quantized', 'quantize what is still float in a quantized model')
-    .optionsGroup('Result:')
-    .option('--dry-run', 'print the plan with predicted sizes; write nothing')
-    .option(
-      '--min-sqnr <db>',
-      'write nothing and exit with 3 if outputs are noisier than this on held-out samples, or collapsed',
-      decimal,
-    )
-    .option('--no-compare', 'do not compare the result with the float model')
-    .option('--external-data', 'write tensors to a file beside the model')
-    .option('--report <file>', 'write the whole report as JSON')
-    .option('--json', 'print one JSON document instead')
-    .option('-v, --verbose', 'list every weight tensor with what was done to it')
-    .optionsGroup('Runtime:')
-    .option('--threads <n>', 'threads of ONNX Runtime (default: its own choice)', wholeNumber(1))
-    .addOption(new Option('--runtime <id>', 'which build of ONNX Runtime runs the models').choices(runtimeIds))
-    .addHelpText('after', `${dataHelp}\n${exitHelp}`)
-    .action(async (model: string, _options, command: Command) => {
-      const { quantizeCommand } = await import('./commands/quantize.ts');
-      const given = new Set(Object.keys(command.opts()).filter((key) => command.getOptionValueSource(key) === 'cli'));
-      await quantizeCommand(model, command.opts(), given, terminal());
-    });
-
-  program
-    .command('compare')
-    .summary('measure a quantized model against its float model')
-    .description(
-      'Runs both models on the same samples: errors of outputs and layers, agreement, accuracy, latency, bytes.',
-    )
-    .argument('<float>', 'the float ONNX file')
-    .argument('<quantized>', 'the quantized ONNX file')
-    .requiredOption('-d, --data <data>', 'samples; see DATA below')
-    .option('--samples <n>', 'read at most so many samples (default: all)', wholeNumber(1))
-    .option('--preprocess <file>', 'preprocessor_config.json for pictures')
-    .option('--labels <file>', 'right classes of the samples: .npy, .npz, .json, .txt or .csv')
-    .option('--min-sqnr <db>', 'exit with 3 if outputs are noisier than this, or collapsed', decimal)
-    .option('--report <file>', 'write the comparison as JSON')
-    .option('--json', 'print one JSON document instead')
-    .option('-v, --verbose', 'list every layer, not only the worst five')
-    .option('--threads <n>', 'threads of ONNX Runtime (default: its own choice)', wholeNumber(1))
-    .addOption(new Option('--runtime <id>', 'which build of ONNX Runtime runs the models').choices(runtimeIds))
-    .addHelpText('after', `${dataHelp}\n${exitHelp}`)
-    .action(async (float: string, quantized: string, options) => {
-      const { compareCommand } = await import('./commands/compare.ts');
-      await compareCommand(float, quantized, options, terminal());
-    });
-
-  program
-    .command('demo')
-    .summary('quantize a digit classifier from a PyTorch file and watch what correction does')
-    .description(
-      'Reads a small PyTorch checkpoint, builds its network, quantizes the weights, classifies an image, corrects, and\n' +
-        'classifies it again; then the same for 8, 4, 3, 2 and 1 bits on 1,000 test images.',
-    )
-    .action(async () => {
-      const { demoCommand } = await import('./commands/demo.ts');
-      await demoCommand(terminal());
-    });
-  return program;
-}
-
-/** Resolves or rejects with the work, or rejects as soon as the signal is given. */
-function untilAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-  return new Promise((resolve, reject) => {
-    signal.addEventListener('abort', () => reject(signal.reason), { once: true });
-    work.then(resolve, reject);
-  });
-}
-
-function listenForSignals(): AbortSignal {
-  const controller = new AbortController();
-  for (const name of ['SIGINT', 'SIGTERM'] as const) {
-    process.on(name, () => {
-      const reason = new Interruption(name);
-      if (controller.signal.aborted) process.exit(reason.exitCode);
-      controller.abort(reason);
-    });
-  }
-  return controller.signal;
-}
+/** The command line as a process: signals, streams that close, the exit code. What it does is in `program.ts`. */
+import { describeFailure, exitCodes, Interruption } from './failure.ts';
+import { run } from './program.ts';
+import { createTerminal } from './terminal.ts';
 
 /** A reader that went away (`| head`) ends the program without complaint. */
 function endWithReader(stream: NodeJS.WriteStream): void {
@@ -209,37 +12,24 @@ function endWithReader(stream: NodeJS.WriteStream): void {
   });
 }
 
-async function main(): Promise<void> {
-  endWithReader(process.stdout);
-  endWithReader(process.stderr);
-  const signal = listenForSignals();
-  const program = makeProgram(signal);
-  try {
-    await untilAborted(program.parseAsync(), signal);
-  } catch (error) {
-    if (error instanceof CommanderError) {
-      const shown = ['commander.helpDisplayed', 'commander.version'].includes(error.code);
-      process.exitCode = shown ? exitCodes.ok : exitCodes.usage;
-      return;
-    }
-    fail(error, program.opts().debug === true);
-    // Work that was given up may still be going on.
-    if (error instanceof Interruption) process.exit(error.exitCode);
+/**
+ * Stops at once when asked to. Files are written in one go and appear whole, so nothing is left half done; the signal
+ * keeps work that is going on from beginning its next step.
+ */
+function stopOnSignals(controller: AbortController): void {
+  for (const name of ['SIGINT', 'SIGTERM'] as const) {
+    process.on(name, () => {
+      const reason = new Interruption(name);
+      controller.abort(reason);
+      terminal.fail(describeFailure(reason));
+      process.exit(reason.exitCode);
+    });
   }
 }
 
-/** Says why on stderr, with `--json` also as a document on stdout, and sets the exit code. */
-function fail(error: unknown, debug: boolean): void {
-  const style = styleFor(process.stderr, process.env);
-  if (process.stderr.isTTY) process.stderr.write('\r\u001b[2K');
-  process.stderr.write(`${style.red('halftone:')} ${printable(describeFailure(error))}\n`);
-  if (debug && error instanceof Error) process.stderr.write(`${stackOf(error)}\n`);
-  process.exitCode = exitCodeOf(error);
-}
-
-function stackOf(error: Error): string {
-  const cause = error.cause instanceof Error ? `\nCaused by: ${stackOf(error.cause)}` : '';
-  return `${error.stack ?? messageOf(error)}${cause}`;
-}
-
-await main();
+endWithReader(process.stdout);
+endWithReader(process.stderr);
+const controller = new AbortController();
+const terminal = createTerminal(process.stdout, process.stderr, process.env, controller.signal);
+stopOnSignals(controller);
+process.exitCode = await run(process.argv.slice(2), terminal);

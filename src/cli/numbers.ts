@@ -10,14 +10,19 @@ export function bytes(count: number): string {
     value /= 1000;
     unit++;
   }
-  return `${value < 10 ? value.toFixed(2) : value < 100 ? value.toFixed(1) : value.toFixed(0)} ${units[unit]}`;
+  return `${digits(value)} ${units[unit]}`;
+}
+
+/** Three digits or all before the point; the limits are where rounding would give one more. */
+function digits(value: number): string {
+  return value.toFixed(value < 9.995 ? 2 : value < 99.95 ? 1 : 0);
 }
 
 /** How many times smaller: `3.9×`. */
 export function ratio(before: number, after: number): string {
   if (after <= 0) return '–';
   const value = before / after;
-  return `${value < 10 ? value.toFixed(2) : value.toFixed(1)}×`;
+  return `${value.toFixed(value < 9.995 ? 2 : 1)}×`;
 }
 
 /** `32.5 dB`; `exact` where nothing differs. */
@@ -37,6 +42,7 @@ export function measure(value: number): string {
   if (value === 0) return '0';
   const size = Math.abs(value);
   if (size >= 1e5 || size < 1e-3) return value.toExponential(2);
+  if (size >= 9999.5) return value.toFixed(0);
   return value
     .toPrecision(4)
     .replace(/(\.\d*?)0+$/, '$1')
@@ -45,7 +51,7 @@ export function measure(value: number): string {
 
 /** `2.31 ms`. */
 export function milliseconds(value: number): string {
-  return `${value < 1 ? value.toFixed(3) : value < 10 ? value.toFixed(2) : value < 100 ? value.toFixed(1) : value.toFixed(0)} ms`;
+  return `${value < 0.9995 ? value.toFixed(3) : digits(value)} ms`;
 }
 
 /** `12,345`. */

@@ -2,6 +2,7 @@
 import { readModel } from '../../files/onnx/node.ts';
 import { type InspectedValue, type InspectedWeight, type Inspection, inspect } from '../../pipeline/inspect.ts';
 import { bytes, count, jsonText, measure, plural } from '../numbers.ts';
+import { widthOf } from '../style.ts';
 import { type Column, table } from '../table.ts';
 import type { Terminal } from '../terminal.ts';
 
@@ -92,10 +93,16 @@ function describeValue({ name, dtype, shape }: InspectedValue): string {
 
 /** Texts side by side, as many as fit. */
 function columnsOf(texts: readonly string[], width: number | undefined): string[] {
-  const perLine = Math.max(1, Math.floor(((width ?? 100) - 2) / 30));
+  const room = (width ?? 100) - 2;
   const lines: string[] = [];
-  for (let start = 0; start < texts.length; start += perLine) {
-    lines.push(`  ${texts.slice(start, start + perLine).join('   ')}`);
+  let line = '';
+  for (const text of texts) {
+    if (line !== '' && widthOf(line) + 3 + widthOf(text) > room) {
+      lines.push(line);
+      line = text;
+    } else {
+      line = line === '' ? text : `${line}   ${text}`;
+    }
   }
-  return lines;
+  return [...lines, line].map((each) => `  ${each}`);
 }
