@@ -62,7 +62,7 @@ export async function prepare(model: Model, runtime: Runtime, opset?: number): P
   const skips: PassSkip[] = [];
   const changed = await runPasses(copy, undefined, {
     async evaluate(part) {
-      const session = await runtime.open(writeOnnx(part), { optimization: 'basic' });
+      const session = await runtime.open(writeOnnx(part), { optimization: 'disabled' });
       try {
         return await session.run({});
       } finally {

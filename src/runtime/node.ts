@@ -1,5 +1,4 @@
 /** Node only: finds ONNX Runtime. The native build is preferred; the WebAssembly build runs everywhere, slower. */
-import { createRequire } from 'node:module';
 import type * as ort from 'onnxruntime-common';
 import { HalftoneError, messageOf } from '../base/errors.ts';
 import { createRuntime } from './onnxruntime.ts';
@@ -37,8 +36,8 @@ export async function openRuntime(id?: RuntimeId): Promise<Runtime> {
 }
 
 async function load(id: RuntimeId): Promise<Runtime> {
-  const require = createRequire(import.meta.url);
-  const { version } = require(`${id}/package.json`) as { version: string };
   const loaded = (await import(id)) as typeof ort & { default?: typeof ort };
-  return createRuntime(loaded.default ?? loaded, id, version);
+  const module = loaded.default ?? loaded;
+  const { node, web, common } = module.env.versions;
+  return createRuntime(module, id, (id === 'onnxruntime-node' ? node : web) ?? common);
 }
