@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { isHalftoneError } from '../base/errors.ts';
 import type { Comparison } from '../pipeline/compare.ts';
-import { enforce, judgeBy, printComparison } from './comparison.ts';
+import { distinct, enforce, judgeBy, printComparison } from './comparison.ts';
 import { createTerminal } from './terminal.ts';
 
 const errors = { cosine: 0.99, maxError: 0.5, meanError: 0.1, count: 10, nonFinite: 0 };
@@ -51,5 +51,20 @@ describe('printComparison', () => {
     printComparison(broken, 'Compared', false, terminal);
     expect(text).toContain('\u001b[31m  out0: 3 values became infinite or NaN');
     expect(text).toContain('\u001b[31mThe quantized model has collapsed: here.');
+  });
+});
+
+describe('distinct', () => {
+  it('keeps the first of layers that carry the same values', () => {
+    const layer = (tensor: string, position: number, sqnr: number, maxError: number) => ({
+      ...errors,
+      tensor,
+      op: 'Reshape',
+      position,
+      sqnr,
+      maxError,
+    });
+    const layers = [layer('reshaped', 3, 10, 1), layer('made', 2, 10.0000001, 1), layer('other', 1, 10, 2)];
+    expect(distinct(layers).map(({ tensor }) => tensor)).toEqual(['made', 'other']);
   });
 });

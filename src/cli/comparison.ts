@@ -53,7 +53,7 @@ export function printComparison(comparison: Comparison, title: string, verbose: 
   print('', `${style.bold(title)} ${style.dim(`(${comparison.runtime})`)}`);
   type Output = Comparison['outputs'][number];
   const outputs: Column<Output>[] = [
-    { title: 'output', value: ({ tensor }) => tensor, shrinks: true },
+    { title: 'output', value: ({ tensor }) => tensor, shrinks: 'middle' },
     { title: 'SQNR', value: ({ sqnr }) => decibels(sqnr), align: 'right' },
     { title: 'cosine', value: ({ cosine }) => cosine.toFixed(5), align: 'right' },
     { title: 'max error', value: ({ maxError }) => measure(maxError), align: 'right' },
@@ -84,7 +84,7 @@ export function printComparison(comparison: Comparison, title: string, verbose: 
       `  latency          float ${milliseconds(float)}, quantized ${milliseconds(quantized)}: ${change}  ${style.dim(`(median of ${runs}, batch ${batch})`)}`,
     );
   }
-  const layers = verbose ? comparison.layers : comparison.layers.slice(0, shownLayers);
+  const layers = verbose ? comparison.layers : distinct(comparison.layers).slice(0, shownLayers);
   if (layers.length > 0) {
     print(
       '',
@@ -102,9 +102,15 @@ export function printComparison(comparison: Comparison, title: string, verbose: 
   }
 }
 
+/** Without layers that only pass on or rearrange the values of another one: of those with equal errors the first stays. */
+export function distinct(layers: readonly LayerError[]): LayerError[] {
+  const same = (a: LayerError, b: LayerError) => a.maxError === b.maxError && Math.abs(a.sqnr - b.sqnr) < 1e-3;
+  return layers.filter((layer) => !layers.some((other) => other.position < layer.position && same(other, layer)));
+}
+
 function layerColumns({ style }: Terminal): Column<LayerError>[] {
   return [
-    { title: 'layer', value: ({ tensor }) => tensor, shrinks: true },
+    { title: 'layer', value: ({ tensor }) => tensor, shrinks: 'middle' },
     { title: 'operator', value: ({ op }) => op },
     {
       title: 'SQNR',

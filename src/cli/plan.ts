@@ -28,13 +28,13 @@ export function describeActivations(plan: Plan): string {
 
 function planColumns(): Column<WeightPlan>[] {
   return [
-    { title: 'weight', value: ({ tensor }) => tensor, shrinks: true },
-    { title: 'kind', value: ({ kind }) => kind },
+    { title: 'weight', value: ({ tensor }) => tensor, shrinks: 'middle' },
+    { title: 'kind', value: ({ kind }) => kind, optional: true },
     { title: 'becomes', value: ({ quantize }) => quantize?.scheme ?? '–' },
     { title: 'written as', value: ({ quantize }) => quantize?.lowering ?? 'float' },
-    { title: 'bytes', value: ({ floatBytes }) => count(floatBytes), align: 'right' },
+    { title: 'bytes', value: ({ floatBytes }) => count(floatBytes), align: 'right', optional: true },
     { title: 'predicted', value: ({ predictedBytes }) => count(predictedBytes), align: 'right' },
-    { title: 'because', value: ({ because }) => because, shrinks: true },
+    { title: 'because', value: ({ because }) => because, shrinks: 'end' },
   ];
 }
 
@@ -44,8 +44,8 @@ export function printWeights(plan: Plan, results: readonly WeightResult[], termi
   const byName = new Map(results.map((result) => [result.tensor, result]));
   const done = (weight: WeightPlan) => byName.get(weight.tensor);
   const columns: Column<WeightPlan>[] = [
-    { title: 'weight', value: ({ tensor }) => tensor, shrinks: true },
-    { title: 'shape', value: ({ shape }) => `[${shape.join(',')}]` },
+    { title: 'weight', value: ({ tensor }) => tensor, shrinks: 'middle' },
+    { title: 'shape', value: ({ shape }) => `[${shape.join(',')}]`, optional: true },
     { title: 'became', value: (weight) => done(weight)?.scheme ?? '–' },
     { title: 'written as', value: (weight) => (done(weight)?.scheme ? (weight.quantize?.lowering ?? '') : 'float') },
     {
@@ -56,13 +56,13 @@ export function printWeights(plan: Plan, results: readonly WeightResult[], termi
       },
       align: 'right',
     },
-    { title: 'bytes', value: ({ floatBytes }) => count(floatBytes), align: 'right' },
+    { title: 'bytes', value: ({ floatBytes }) => count(floatBytes), align: 'right', optional: true },
     {
       title: 'smaller',
       value: (weight) => (done(weight)?.scheme ? ratio(weight.floatBytes, weight.predictedBytes) : ''),
       align: 'right',
     },
-    { title: 'because', value: (weight) => done(weight)?.left ?? weight.because, shrinks: true },
+    { title: 'because', value: (weight) => done(weight)?.left ?? weight.because, shrinks: 'end' },
   ];
   print('', style.bold(`Weights (${plural(plan.weights.length, 'tensor')}, ${bytes(plan.floatBytes)})`));
   print(...table(plan.weights, columns, { width, indent: 2, title: style.dim }));

@@ -7,7 +7,7 @@ interface Row {
   readonly size: number;
 }
 const columns: Column<Row>[] = [
-  { title: 'name', value: ({ name }) => name, shrinks: true },
+  { title: 'name', value: ({ name }) => name, shrinks: 'middle' },
   { title: 'size', value: ({ size }) => String(size), align: 'right' },
 ];
 const rows: Row[] = [
@@ -32,6 +32,13 @@ describe('table', () => {
       expect(lines[2]).toMatch(/^ {2}enc.*….*Mul +7$/);
     }
     expect(table(rows, columns)[2]).toContain(rows[1].name);
+  });
+
+  it('leaves optional columns out before names become unreadable', () => {
+    const optional = columns.map((column) => (column.title === 'size' ? { ...column, optional: true } : column));
+    expect(table(rows, optional, { width: 40 })[0]).toMatch(/size$/);
+    expect(table(rows, optional, { width: 26 })[0]).toBe('name');
+    expect(table(rows, columns, { width: 26 })[0]).toMatch(/size$/);
   });
 
   it('lets no control character of a name through', () => {
@@ -59,6 +66,10 @@ describe('shorten', () => {
   ])('%s to %i', (text, width, short) => {
     expect(shorten(text, width)).toBe(short);
   });
+});
+
+it('shorten may cut at the end', () => {
+  expect(shorten('abcdefgh', 4, 'end')).toBe('abc…');
 });
 
 describe('wrap', () => {
