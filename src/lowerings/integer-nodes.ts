@@ -43,6 +43,7 @@ const movers = [
   'Resize',
   'Split',
   'Concat',
+  'Pad',
 ];
 
 /** Operators after which a Relu or Clip may be absorbed into the quantization of the result. */
@@ -152,6 +153,12 @@ function activationInputs(node: Node): readonly number[] | undefined {
     case 'Concat': {
       const all = node.inputs.map((_, index) => index);
       return all.every(isActivation) ? all : undefined;
+    }
+    case 'Pad': {
+      // Codes are padded with the zero point, which stands for 0 and nothing else.
+      const filler = node.inputs[2];
+      const zero = !filler || (filler.isConstant && filler.tensor?.size === 1 && filler.tensor.floats()[0] === 0);
+      return zero && isActivation(0) && node.inputs[1] ? [0] : undefined;
     }
     case 'MaxPool':
       return node.outputs.length === 1 && isActivation(0) ? [0] : undefined;

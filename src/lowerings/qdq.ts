@@ -86,11 +86,22 @@ export function lowerQdq(
         node.setInput(index, constantValue(graph, value, activation));
       }
     });
+    if (node.op === 'Pad') padCodes(node);
     if (node.op === 'Gemm') {
       node.setFloat('alpha', 1);
       node.setFloat('beta', 1);
     }
   }
+}
+
+/** ONNX Runtime does not fuse Pad, but pads codes as well as numbers: with the zero point instead of 0. */
+function padCodes(node: Node): void {
+  const zeroPoint = node.inputs[0]?.producer?.inputs[2];
+  const moved = moveCodes(
+    node,
+    node.outputs.map((output) => output && quantizedBy(output)),
+  );
+  if (moved && node.string('mode', 'constant') === 'constant') node.setInput(2, zeroPoint);
 }
 
 /** Puts a pair behind a fused node; its result keeps its name, so that readers and reports find it. */
@@ -271,4 +282,40 @@ export function quantizeBiases(model: Model): string[] {
     node.setInput(2, made);
   }
   return left;
+}
+
+/** A value given as codes with scale and zero point. */
+export interface Codes {
+  readonly codes: Value;
+  readonly scale: Value;
+  readonly zeroPoint: Value;
+}
+
+/** The codes a value is quantized to, when that is its only use. */
+export function quantizedBy(value: Value): (Codes & { readonly node: Node }) | undefined {
+  const node = value.soleUser;
+  if (!node?.is('QuantizeLinear')) return undefined;
+  const [, scale, zeroPoint] = node.inputs;
+  return scale && zeroPoint ? { node, codes: node.output(), scale, zeroPoint } : undefined;
+}
+
+/**
+ * Lets an operator that only moves numbers read and write the codes themselves. Returns whether it could: input and
+ * results must share their parameters.
+ */
+export function moveCodes(node: Node, results: readonly ((Codes & { readonly node: Node }) | undefined)[]): boolean {
+  const pair = node.inputs[0]?.producer;
+  if (!pair || results.length === 0 || results.some((result) => !result)) return false;
+  const same = results.every(
+    (result) => result && result.scale === pair.inputs[1] && result.zeroPoint === pair.inputs[2],
+  );
+  if (!same) return false;
+  node.setInput(0, pair.input(0));
+  results.forEach((result, index) => {
+    if (!result) return;
+    result.node.setOutput(0, undefined);
+    node.graph.remove(result.node);
+    node.setOutput(index, result.codes);
+  });
+  return true;
 }

@@ -8,7 +8,7 @@ import type { Model } from '../graph/model.ts';
 import type { Node } from '../graph/node.ts';
 import type { Value } from '../graph/value.ts';
 import { Tensor } from '../tensor/tensor.ts';
-import { qdq } from './qdq.ts';
+import { type Codes, moveCodes, qdq, quantizedBy } from './qdq.ts';
 import type { SharedConstants, WeightLowering } from './weight.ts';
 
 export const qoperator = {
@@ -20,13 +20,6 @@ export const qoperator = {
 } as const satisfies WeightLowering;
 
 const contrib = 'com.microsoft';
-
-/** A value given as codes with scale and zero point. */
-interface Codes {
-  readonly codes: Value;
-  readonly scale: Value;
-  readonly zeroPoint: Value;
-}
 
 /** What a rule makes of a node: an integer operator that reads and writes codes. */
 interface Replacement {
@@ -90,14 +83,6 @@ function codesOf(value: Value | undefined, constants: SharedConstants): Codes | 
   const size = scale.tensor?.size ?? 1;
   const zeros = constants.get(`zeros_int8_${shape.join('x')}`, () => new Tensor('int8', shape, new Uint8Array(size)));
   return { codes, scale, zeroPoint: zeros };
-}
-
-/** The codes a value is quantized to, when that is its only use. */
-function quantizedBy(value: Value): (Codes & { readonly node: Node }) | undefined {
-  const node = value.soleUser;
-  if (!node?.is('QuantizeLinear')) return undefined;
-  const [, scale, zeroPoint] = node.inputs;
-  return scale && zeroPoint ? { node, codes: node.output(), scale, zeroPoint } : undefined;
 }
 
 function replace(node: Node, result: Codes | undefined, constants: SharedConstants): Replacement | undefined {
@@ -188,22 +173,4 @@ function substitute(node: Node, replacement: Replacement, result: (Codes & { rea
   }
   graph.add(made, before);
   graph.remove(node);
-}
-
-/** Moves codes instead of numbers: the operator reads and writes them directly. */
-function moveCodes(node: Node, results: readonly ((Codes & { readonly node: Node }) | undefined)[]): boolean {
-  const pair = node.inputs[0]?.producer;
-  if (!pair || results.length === 0 || results.some((result) => !result)) return false;
-  const same = results.every(
-    (result) => result && result.scale === pair.inputs[1] && result.zeroPoint === pair.inputs[2],
-  );
-  if (!same) return false;
-  node.setInput(0, pair.input(0));
-  results.forEach((result, index) => {
-    if (!result) return;
-    result.node.setOutput(0, undefined);
-    node.graph.remove(result.node);
-    node.setOutput(index, result.codes);
-  });
-  return true;
 }
