@@ -49,10 +49,15 @@ const spatial = ['auto_pad', 'ceil_mode', 'count_include_pad', 'kernel_shape', '
 /**
  * Replaces every fused group of the `qdq` form by its integer operator. Groups that have none stay as they are, which
  * ONNX Runtime runs all the same. Returns the labels of nodes that stay float between two pairs.
+ * @param chosen which nodes to replace; by default all
  */
-export function lowerQoperator(model: Model, constants: SharedConstants): string[] {
+export function lowerQoperator(
+  model: Model,
+  constants: SharedConstants,
+  chosen: (node: Node) => boolean = () => true,
+): string[] {
   const left: string[] = [];
-  for (const node of [...model.graph.nodes]) {
+  for (const node of [...model.graph.nodes].filter(chosen)) {
     if (node.domain !== '' || !node.inputs[0]?.producer?.is('DequantizeLinear')) continue;
     if (node.is('QuantizeLinear', 'DequantizeLinear')) continue;
     const results = node.outputs.map((output) => output && quantizedBy(output));
@@ -173,4 +178,12 @@ function substitute(node: Node, replacement: Replacement, result: (Codes & { rea
   }
   graph.add(made, before);
   graph.remove(node);
+}
+
+/**
+ * True for a product whose float result is an output of the model. ONNX Runtime fuses no such node, and would
+ * dequantize its weight at every run; as an integer operator with a float result it is fast and rounds nothing more.
+ */
+export function isFinalProduct(node: Node): boolean {
+  return node.is('Gemm', 'MatMul') && node.output().isGraphOutput;
 }

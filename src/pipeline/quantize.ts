@@ -3,7 +3,7 @@ import { HalftoneError } from '../base/errors.ts';
 import { writeOnnx } from '../files/onnx/write.ts';
 import type { Model } from '../graph/model.ts';
 import { quantizeBiases } from '../lowerings/qdq.ts';
-import { lowerQoperator } from '../lowerings/qoperator.ts';
+import { isFinalProduct, lowerQoperator } from '../lowerings/qoperator.ts';
 import { SharedConstants } from '../lowerings/weight.ts';
 import { createErrorMeter } from '../metrics/error.ts';
 import { rangeOf } from '../ranges/index.ts';
@@ -184,10 +184,10 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
   if (planning.parameters.size > 0) {
     const left = quantizeBiases(result);
     for (const name of left) notes.push(`Bias "${name}" stays float: its codes would overflow int32.`);
-    if (recipe.lowering === 'qoperator') {
-      const float = lowerQoperator(result, new SharedConstants(result));
-      for (const label of float) notes.push(`${label} has no integer operator and runs in float.`);
-    }
+    const eightBits = recipe.activations === 'uint8' || recipe.activations === 'int8';
+    const chosen = recipe.lowering === 'qoperator' ? undefined : isFinalProduct;
+    const float = eightBits ? lowerQoperator(result, new SharedConstants(result), chosen) : [];
+    for (const label of float) notes.push(`${label} has no integer operator and runs in float.`);
   }
   if (recipe.activations === 'float16') {
     notes.push(...convertToFloat16(result, statistics));
