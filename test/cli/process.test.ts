@@ -3,12 +3,26 @@ import { spawn } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { afterAll, expect, it } from 'vitest';
-import { digit, finish, halftone, repository, scratch, spawnHalftone } from './run.ts';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { builtProgram, digit, finish, halftone, removeBuild, repository, scratch, spawnHalftone } from './run.ts';
 
 const folder = scratch();
-afterAll(() => folder.remove());
+beforeAll(() => void builtProgram());
+afterAll(() => {
+  folder.remove();
+  removeBuild();
+});
 const model = digit('digits-cnn.onnx');
+
+/** A module that makes imports fail for which the expression over `name` holds. */
+function without(expression: string): string {
+  const data = (code: string) => `data:text/javascript,${encodeURIComponent(code)}`;
+  const hooks = `export async function resolve(name, context, next) {
+    if (${expression}) throw new Error('absent');
+    return next(name, context);
+  }`;
+  return data(`import { register } from 'node:module'; register(${JSON.stringify(data(hooks))});`);
+}
 
 /** Yields the calibration images for ever, slowly, and says when it has begun. */
 const slow = folder.path('slow.mjs');
@@ -49,14 +63,9 @@ it.each([
 });
 
 it('a reader that goes away ends it quietly', async () => {
-  const child = spawn(
-    process.execPath,
-    ['--import', 'tsx', join(repository, 'src/cli/main.ts'), 'inspect', model, '--json'],
-    {
-      cwd: repository,
-      stdio: ['ignore', 'pipe', 'pipe'],
-    },
-  );
+  const child = spawn(process.execPath, [builtProgram(), 'inspect', model, '--json'], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
   child.stdout.destroy();
   let stderr = '';
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
@@ -67,6 +76,41 @@ it('a reader that goes away ends it quietly', async () => {
   expect(code).toBe(0);
 });
 
+it('exit codes reach the shell', async () => {
+  const out = folder.path('no.onnx');
+  const gate = [
+    '-w',
+    'int2:tensor',
+    '--uniform',
+    '--calibrate',
+    digit('calibration.mjs'),
+    '--samples',
+    '16',
+    '--min-sqnr',
+    '60',
+  ];
+  const codes = await Promise.all(
+    [
+      ['--help'],
+      ['inspect', folder.path('absent.onnx')],
+      ['inspect', '--wat'],
+      ['quantize', model, '-o', out, ...gate],
+    ].map(async (args) => (await spawnHalftone(args)).code),
+  );
+  expect(codes).toEqual([0, 1, 2, 3]);
+});
+
+it('help and version do not load ONNX Runtime', async () => {
+  const node = ['--import', without("name.startsWith('onnxruntime')")];
+  const [version, help] = await Promise.all([
+    spawnHalftone(['--version'], { node }),
+    spawnHalftone(['quantize', '--help'], { node }),
+  ]);
+  expect(version.stdout).toMatch(/^\d+\.\d+\.\d+\n$/);
+  expect([version.code, help.code]).toEqual([0, 0]);
+  expect((await spawnHalftone(['demo'], { node })).stderr).toMatch(/expected ONNX Runtime, got none/);
+});
+
 it('colours appear when asked for, and never with NO_COLOR', async () => {
   const plain = await spawnHalftone(['inspect', model], { env: { FORCE_COLOR: '1' } });
   expect(plain.stdout).not.toContain('\u001b');
@@ -75,13 +119,10 @@ it('colours appear when asked for, and never with NO_COLOR', async () => {
 });
 
 it('says once that the native runtime is missing, and goes on with the other', async () => {
-  const hide = `data:text/javascript,${encodeURIComponent(`
-    import { register } from 'node:module';
-    register('data:text/javascript,' + encodeURIComponent(
-      "export async function resolve(name, context, next) { if (name === 'onnxruntime-node') throw new Error('absent'); return next(name, context); }"));
-  `)}`;
   const out = folder.path('web.onnx');
-  const result = await spawnHalftone(['quantize', model, '-o', out], { node: ['--import', hide] });
+  const result = await spawnHalftone(['quantize', model, '-o', out], {
+    node: ['--import', without("name === 'onnxruntime-node'")],
+  });
   expect(result.stderr).toMatch(
     /^halftone: the native ONNX Runtime is missing.*npm install onnxruntime-node --ignore-scripts.*\n$/,
   );

@@ -1,6 +1,9 @@
 /** `quantize`, `inspect` and `compare` as a user runs them, on the digits example. */
 import { readFileSync, statSync, writeFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { Interruption } from '../../src/cli/failure.ts';
+import { run } from '../../src/cli/program.ts';
+import { createTerminal } from '../../src/cli/terminal.ts';
 import { readModel } from '../../src/files/onnx/node.ts';
 import { inspect } from '../../src/pipeline/inspect.ts';
 import { digit, type Finished, halftone, scratch } from './run.ts';
@@ -276,6 +279,30 @@ describe('quantize', () => {
     expectDone(result);
     expect(result.stdout).toMatch(/made up: accuracy is unknown/);
     expect(result.stdout).toMatch(/how accurate the model is on real data is unknown/);
+  });
+
+  it('tells the accuracy of both models where labels are given, of the held-out samples alone', async () => {
+    const data = ['--calibrate', digit('test.mjs'), '--labels', digit('digits.npz'), '--samples', '200'];
+    const result = await halftone(['quantize', model, '-o', folder.path('labels.onnx'), ...data, '--json']);
+    expectDone(result);
+    const { agreement } = JSON.parse(result.stdout).comparison;
+    expect(agreement.rows).toBe(50);
+    // Labels of other samples than these would agree on about a tenth.
+    expect(agreement.floatAccuracy).toBeGreaterThan(0.8);
+    expect(agreement.quantizedAccuracy).toBeGreaterThan(0.8);
+  });
+
+  it('stops when it is asked to, before anything is written', async () => {
+    const controller = new AbortController();
+    let stderr = '';
+    const output = { write: () => true };
+    const errors = { write: (text: string) => (stderr += text) };
+    const terminal = createTerminal(output, errors, {}, controller.signal);
+    controller.abort(new Interruption('SIGINT'));
+    const args = ['quantize', model, '-o', folder.path('stopped.onnx'), '--calibrate', calibration];
+    expect(await run(args, terminal)).toBe(130);
+    expect(stderr).toBe('halftone: interrupted\n');
+    expect(folder.files()).not.toContain('stopped.onnx');
   });
 
   it('refuses a quantized model unless told otherwise', async () => {

@@ -1,6 +1,6 @@
 /** Runs the command line as a user would, in this process or in one of its own, and keeps everything it says. */
-import { type ChildProcess, spawn } from 'node:child_process';
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -37,10 +37,32 @@ export async function halftone(args: readonly string[]): Promise<Finished> {
   return { code, signal: null, stdout, stderr };
 }
 
-/** Runs `halftone` with these arguments in a process of its own, from the sources. */
+let built: string | undefined;
+
+/** The program as users get it, compiled from the present sources once per test file; the path of its main file. */
+export function builtProgram(): string {
+  if (built) return built;
+  const folder = join(repository, 'node_modules/.cache/halftone-test', String(process.pid));
+  rmSync(folder, { recursive: true, force: true });
+  mkdirSync(folder, { recursive: true });
+  for (const name of ['package.json', 'examples']) symlinkSync(join(repository, name), join(folder, name));
+  const compiler = join(repository, 'node_modules/typescript/bin/tsc');
+  spawnSync(process.execPath, [compiler, '-p', 'tsconfig.build.json', '--outDir', join(folder, 'dist')], {
+    cwd: repository,
+  });
+  built = join(folder, 'dist/cli/main.js');
+  return built;
+}
+
+/** Removes what `builtProgram` made. */
+export function removeBuild(): void {
+  if (built) rmSync(join(built, '../../..'), { recursive: true, force: true });
+  built = undefined;
+}
+
+/** Runs `halftone` with these arguments in a process of its own. */
 export function spawnHalftone(args: readonly string[], options: RunOptions = {}): Promise<Finished> {
-  const program = join(repository, 'src/cli/main.ts');
-  return finish(['--import', 'tsx', ...(options.node ?? []), program, ...args], options);
+  return finish([...(options.node ?? []), builtProgram(), ...args], options);
 }
 
 /** Runs node with these arguments. */

@@ -4,7 +4,7 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { formatIds } from '../../src/formats/index.ts';
 import { loweringIds } from '../../src/lowerings/index.ts';
 import { ranges } from '../../src/ranges/index.ts';
-import { digit, halftone, scratch, spawnHalftone } from './run.ts';
+import { digit, halftone, scratch } from './run.ts';
 
 const folder = scratch();
 afterAll(() => folder.remove());
@@ -118,17 +118,4 @@ describe('help', () => {
     const words = new Set(stdout.split(/[\s",():]+/));
     for (const id of [...formatIds, ...loweringIds, ...ranges.map((range) => range.id)]) expect(words).toContain(id);
   });
-
-  it('and version do not load ONNX Runtime', async () => {
-    const { code, stdout } = await spawnHalftone(['--version'], { node: ['--import', refuseRuntime] });
-    expect(stdout).toMatch(/^\d+\.\d+\.\d+\n$/);
-    expect(code).toBe(0);
-  });
 });
-
-/** Makes any import of ONNX Runtime fail. */
-const refuseRuntime = `data:text/javascript,${encodeURIComponent(`
-  import { register } from 'node:module';
-  register('data:text/javascript,' + encodeURIComponent(
-    "export async function resolve(name, context, next) { if (name.startsWith('onnxruntime')) throw new Error('loaded'); return next(name, context); }"));
-`)}`;
