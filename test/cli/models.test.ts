@@ -28,7 +28,7 @@ describe.skipIf(!haveAssets)('on real models', () => {
       '--labels',
       labels,
       '--samples',
-      '16',
+      '8',
     ];
     const result = await halftone([
       ...['quantize', asset('models/squeezenet1.1.onnx'), '-o', out, ...data],
