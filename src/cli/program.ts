@@ -84,7 +84,7 @@ function makeProgram(terminal: Terminal): Command {
     .summary('make a model smaller and faster')
     .description(
       'Quantizes a float ONNX model. Alone it makes the weights 8 bits wide; with --calibrate DATA a convolutional ' +
-        'network gets 8-bit activations too, biases are corrected, and the result is compared with the float model on ' +
+        'network gets 8-bit activations too, layers are corrected, and the result is compared with the float model on ' +
         'every fourth sample, which is held out. Below 8 bits the first, the last and depthwise layers keep 8 bits ' +
         '(see --uniform).',
     )
@@ -117,7 +117,7 @@ function makeProgram(terminal: Terminal): Command {
         '4 lets MatMulNBits compute in 8 bits, 0 keeps it in float (default: 4)',
       ).choices(['0', '4']),
     )
-    .option('--no-bias-correction', 'leave biases as they are')
+    .option('--no-bias-correction', 'do not correct the outputs of layers with the samples')
     .optionsGroup('Choice of layers:')
     .option('--op-types <op...>', 'quantize only these operators')
     .option('--exclude <pattern...>', 'leave nodes or weights of these names alone; * stands for any text')

@@ -7,7 +7,7 @@ const titles: Readonly<Record<Step, string>> = {
   prepare: 'Preparing the graph',
   calibrate: 'Calibrating',
   quantize: 'Quantizing weights',
-  correct: 'Correcting biases',
+  correct: 'Correcting layers',
   compare: 'Comparing',
 };
 

@@ -39,7 +39,7 @@ export function printReport({ path, report, written, notes, verbose }: Account, 
   if (report.biasCorrection) {
     const { layers, kept, left: without } = report.biasCorrection;
     const rest = without.length > 0 ? `; ${plural(without.length, 'layer')} without a place for one` : '';
-    fact('biases', kept ? `corrected in ${plural(layers, 'layer')}${rest}` : 'left as they were');
+    fact('correction', kept ? `biases of ${plural(layers, 'layer')}${rest}` : 'taken back');
   }
   const after = written?.bytes ?? report.quantizedBytes;
   fact('bytes', `${bytes(report.floatBytes)} → ${bytes(after)} (${ratio(report.floatBytes, after)} smaller)`);

@@ -28,7 +28,7 @@ const scheme = (bits: number) => `uint${bits}:tensor:asym`;
 
 /** The article's mapping: from minimum to maximum, rounded to nearest, and nothing else. */
 const plain: RecipeInput = { activations: 'none', uniform: true, weightRange: 'min-max', biasCorrection: false };
-/** The same format and granularity; the grid is searched for and biases make up for what rounding shifted. */
+/** The same format and granularity; the grid is searched for, and layers get back what rounding took from their output. */
 const corrected: RecipeInput = { activations: 'none', uniform: true, weightRange: 'search', biasCorrection: true };
 
 /** Runs the demo. @throws HalftoneError when its files or ONNX Runtime are missing. */
@@ -57,7 +57,7 @@ export async function demoCommand(terminal: Terminal): Promise<void> {
   const before = await quantizeTo(shownBits, plain, float, digits, runtime, terminal);
   print(`Predicted digit: ${await see(before)}`);
 
-  print('', style.bold(`Corrected: searched range, and biases by ${digits.calibration.count} calibration images`));
+  print('', style.bold(`Corrected: range of least squared error, and outputs set right by calibration images`));
   progress.say('Correcting …');
   const after = await quantizeTo(shownBits, corrected, float, digits, runtime, terminal);
   print(`Corrected predicted digit: ${await see(after)}`);
@@ -68,7 +68,7 @@ export async function demoCommand(terminal: Terminal): Promise<void> {
   print('');
   printNotes(terminal, [
     'One scale and offset per tensor in all rows, so that before and after differ in the correction alone. With 1 bit both start from the two best levels.',
-    'Before: minimum to maximum, rounded to nearest. After: range of least squared error, and corrected biases.',
+    `Before: minimum to maximum, rounded to nearest. After: range of least squared error, and bias correction by the ${digits.calibration.count} calibration images, some of them held out to judge it.`,
     `The image above is one on which correction shows; the table counts all ${count(digits.test.count)}. conv1.weight (1,152 bytes) stays float: packing would not make it smaller.`,
     `Latency is the median of ${runs} runs of one image (${runtime.id} ${runtime.version}). The packed weights unfold when the file is loaded, so speed is that of float and the gain is the size.`,
   ]);
