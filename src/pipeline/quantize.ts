@@ -1,6 +1,7 @@
 /** The whole way from a float model to a quantized one with its report: seven steps, each a plain value. */
 import { HalftoneError } from '../base/errors.ts';
 import { writeOnnx } from '../files/onnx/write.ts';
+import { inferDtypes } from '../graph/dtypes.ts';
 import type { Model } from '../graph/model.ts';
 import { quantizeBiases } from '../lowerings/qdq.ts';
 import { isFinalProduct, lowerQoperator } from '../lowerings/qoperator.ts';
@@ -190,7 +191,8 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
     for (const label of float) notes.push(`${label} has no integer operator and runs in float.`);
   }
   if (recipe.activations === 'float16') {
-    notes.push(...convertToFloat16(result, statistics));
+    const weights = planning.weights.filter(({ value }) => !matrices.has(value.name));
+    notes.push(...convertToFloat16(result, { statistics, recipe, weights }));
   }
   tidy(result);
   for (const graph of result.graphs()) graph.sort();
@@ -247,16 +249,20 @@ function corrected(matrices: Matrices, planning: Planning, corrections: Correcti
 
 function activationNeeds(draft: Planning, recipe: Recipe): Need[] {
   if (recipe.activations === 'float16') {
-    return draft.integer ? [] : floatTensors(draft).map((tensor) => ({ tensor, statistic: 'min-max' as const }));
+    return floatTensors(draft).map((tensor) => ({ tensor, statistic: 'min-max' as const }));
   }
   const statistic = rangeOf(recipe.range).needs;
   return draft.plan.activations.map(({ tensor }) => ({ tensor, statistic }));
 }
 
-/** Every value a node makes: a float16 model must not overflow in any of them. */
-function floatTensors(draft: Planning): string[] {
-  const graph = draft.weights[0]?.value.graph;
-  return graph ? graph.nodes.flatMap((node) => node.outputs.flatMap((value) => (value ? [value.name] : []))) : [];
+/** Every float value of the main graph, its inputs included: a float16 model must not overflow in any of them. */
+function floatTensors({ model }: Planning): string[] {
+  const types = inferDtypes(model);
+  const made = model.graph.nodes.flatMap((node) => node.outputs);
+  return [...model.graph.inputs, ...made].flatMap((value) => {
+    const type = value && types.get(value);
+    return value && type?.dtype === 'float32' && !type.sequence ? [value.name] : [];
+  });
 }
 
 interface SampleParts {
