@@ -26,6 +26,8 @@ export const qdq = {
   requiredOpset: () => 13,
   refuses(weight: Weight, scheme: Scheme): string | undefined {
     if (scheme.granularity.kind === 'block') return 'integer arithmetic has no blocks';
+    if (intFormatOf(scheme.format).bits > 8) return 'integer kernels take weights of at most 8 bits';
+    if (scheme.zeroPointType === 'float') return 'integer arithmetic has no zero points between codes';
     if (!['convolution', 'depthwise-convolution', 'matrix'].includes(weight.use.kind)) {
       return `${weight.use.node.op} has no integer kernel`;
     }
@@ -76,13 +78,18 @@ export function lowerQdq(
     }
   }
 
+  const stored = new Map<Value, StoredWeight>();
   for (const unit of plan.units.values()) {
     const { node } = unit;
     for (const index of unit.activations) node.setInput(index, dequantized.get(node.input(index)) ?? node.input(index));
     node.inputs.forEach((value, index) => {
       const found = value && weights.get(value);
-      if (found) node.setInput(index, weightValue(graph, found.weight, found.matrix, activation, node, constants));
-      else if (value?.tensor && ['Add', 'Mul'].includes(node.op) && !unit.activations.includes(index)) {
+      if (found) {
+        const known = stored.get(value) ?? storeWeight(graph, found.weight, found.matrix, activation, constants);
+        stored.set(value, known);
+        const name = `${node.output().name}/${value.name}`;
+        node.setInput(index, op(graph, 'DequantizeLinear', known.inputs, name, known.attributes));
+      } else if (value?.tensor && ['Add', 'Mul'].includes(node.op) && !unit.activations.includes(index)) {
         node.setInput(index, constantValue(graph, value, activation));
       }
     });
@@ -149,46 +156,52 @@ function codesTensor(shape: Shape, codes: ArrayLike<number>, format: FormatId): 
   return new Tensor(dtype, shape, bytesOf(View.from(codes)));
 }
 
-/** The dequantized weight of one node: 8-bit codes as they are, narrower ones unpacked to 8 bits when the file is loaded. */
-function weightValue(
+/** What a weight is stored as: readers share the codes, and each gets a Dequantize of its own to be fused with. */
+interface StoredWeight {
+  readonly inputs: readonly Value[];
+  readonly attributes: Readonly<Record<string, number>>;
+}
+
+/** Writes the codes of a weight: 8 bits as they are, narrower ones packed and unpacked to 8 bits when the file is loaded. */
+function storeWeight(
   graph: Graph,
   weight: Weight,
   matrix: QuantizedMatrix,
   activation: ActivationParameters,
-  node: Node,
   constants: SharedConstants,
-): Value {
+): StoredWeight {
   const { name } = weight.value;
-  const format = intFormatOf(matrix.scheme.format);
+  const { bits, signed, min } = intFormatOf(matrix.scheme.format);
   const { view } = weight.use;
   const perChannel = matrix.scales.length > 1;
-  const axis = view.permutation[0];
   const stored = fromMatrix(matrix.codes, view);
   const parameterShape = perChannel ? [matrix.scales.length] : [];
-  const attributes: Record<string, number> = perChannel ? { axis } : {};
   const scale = graph.addInitializer(`${name}_scale`, Tensor.float32(parameterShape, matrix.scales));
   // int8 activations are multiplied with int8 weights only (qdq_selectors.cc, ConvNodeGroupSelector).
-  const asSigned = format.signed || activation.format === 'int8';
-  const zeroPoints = matrix.zeroPoints;
-  const withoutZeroPoint = asSigned && zeroPoints.every((zeroPoint) => zeroPoint === 0);
+  const asSigned = signed || activation.format === 'int8';
+  const format: FormatId = asSigned ? 'int8' : 'uint8';
+  const shift = asSigned && !signed ? 2 ** (bits - 1) : 0;
+  const zeroPoints = matrix.zeroPoints.map((zeroPoint) => zeroPoint - shift);
   let codes: Value;
-  if (format.bits === 8 || format.bits === 16) {
-    codes = graph.addInitializer(`${name}_quantized`, codesTensor(view.shape, stored, matrix.scheme.format));
+  if (bits === 8) {
+    const shifted = shift === 0 ? stored : Int8Array.from(stored, (code) => code - shift);
+    codes = graph.addInitializer(`${name}_quantized`, codesTensor(view.shape, shifted, format));
   } else {
-    const middle = 2 ** (format.bits - 1);
-    let floats = packedCodes(graph, constants, name, unsignedCodes(stored, format.min), format.bits, view.shape);
+    let floats = packedCodes(graph, constants, name, unsignedCodes(stored, min), bits, view.shape);
     if (asSigned) {
+      const middle = 2 ** (bits - 1);
       const offset = constants.get(`zero_point_${middle}`, () => Tensor.float32([], [middle]));
       floats = op(graph, 'Sub', [floats, offset], `${name}/signed`);
     }
-    codes = cast(graph, floats, asSigned ? 'int8' : 'uint8', `${name}_quantized`);
+    codes = cast(graph, floats, format, `${name}_quantized`);
   }
-  const storedFormat: FormatId = format.bits === 16 ? matrix.scheme.format : asSigned ? 'int8' : 'uint8';
-  const zeroPoint = withoutZeroPoint
-    ? undefined
-    : graph.addInitializer(`${name}_zero_point`, codesTensor(parameterShape, zeroPoints, storedFormat));
-  const inputs = zeroPoint ? [codes, scale, zeroPoint] : [codes, scale];
-  return op(graph, 'DequantizeLinear', inputs, `${node.output().name}/${name}`, attributes);
+  // Zeros are written out: without them ONNX Runtime leaves a Gemm with a quantized result in float.
+  const zeroPoint = zeroPoints.every((value) => value === 0)
+    ? constants.get(`zeros_${format}_${parameterShape.join('x')}`, () =>
+        codesTensor(parameterShape, zeroPoints, format),
+      )
+    : graph.addInitializer(`${name}_zero_point`, codesTensor(parameterShape, zeroPoints, format));
+  return { inputs: [codes, scale, zeroPoint], attributes: perChannel ? { axis: view.permutation[0] } : {} };
 }
 
 /** A constant operand of Add or Mul, per tensor in the activations' format. */
