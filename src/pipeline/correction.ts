@@ -11,6 +11,7 @@
  */
 import { HalftoneError } from '../base/errors.ts';
 import { writeOnnx } from '../files/onnx/write.ts';
+import { formatOf } from '../formats/index.ts';
 import type { QuantizedMatrix } from '../formats/quantized.ts';
 import type { Model } from '../graph/model.ts';
 import type { Node } from '../graph/node.ts';
@@ -22,7 +23,7 @@ import { deviations, type MomentsState, statisticOf } from '../statistics/index.
 import { floatToHalf, halfToFloat } from '../tensor/half.ts';
 import { Tensor } from '../tensor/tensor.ts';
 import { channelLayout, type Need, type Statistics } from './calibrate.ts';
-import type { Planning } from './plan.ts';
+import type { Planning, WeightPlan } from './plan.ts';
 import type { Simulation } from './simulate.ts';
 import { subModel } from './sub-model.ts';
 
@@ -48,9 +49,9 @@ export interface Correction {
 /** By the name of the layer's float result. */
 export type Corrections = ReadonlyMap<string, Correction>;
 
-/** The layers of the main graph whose weights the plan quantizes. */
+/** The layers of the main graph whose weights the plan quantizes to integers. */
 export function correctionTargets(planning: Planning): CorrectionTarget[] {
-  const quantized = new Set(planning.plan.weights.filter((plan) => plan.quantize).map((plan) => plan.tensor));
+  const quantized = new Set(planning.plan.weights.filter(isInteger).map((plan) => plan.tensor));
   const targets: CorrectionTarget[] = [];
   for (const weight of planning.weights) {
     if (!quantized.has(weight.value.name)) continue;
@@ -61,6 +62,10 @@ export function correctionTargets(planning: Planning): CorrectionTarget[] {
     }
   }
   return targets;
+}
+
+function isInteger({ quantize }: WeightPlan): boolean {
+  return quantize !== undefined && formatOf(quantize.scheme.split(':')[0]).kind === 'int';
 }
 
 function targetOf(weight: Weight, node: Node, planning: Planning): CorrectionTarget | undefined {

@@ -233,7 +233,7 @@ function wishFor(
 }
 
 function isStaticKind(recipe: Recipe, weight: Weight): boolean {
-  if (recipe.activations === 'none' || recipe.activations === 'dynamic') return false;
+  if (['none', 'dynamic', 'float16'].includes(recipe.activations)) return false;
   return ['convolution', 'depthwise-convolution', 'matrix'].includes(weight.use.kind);
 }
 
@@ -262,7 +262,11 @@ function planWeight(weight: Weight, wish: Wish, recipe: Recipe, integer: Integer
     users: uses.map((other) => other.node.label),
     floatBytes: tensor.bytes.byteLength,
   };
-  if (!wish.use) return { ...base, predictedBytes: base.floatBytes, because: wish.because };
+  if (!wish.use) {
+    const half = recipe.activations === 'float16' && wish.because !== 'excluded' && tensor.dtype === 'float32';
+    if (!half) return { ...base, predictedBytes: base.floatBytes, because: wish.because };
+    return { ...base, predictedBytes: tensor.size * 2, because: `${wish.because}; float16 like what it is used with` };
+  }
   if (formatOf(wish.use.scheme.format).kind === 'float') {
     const quantize = { scheme: wish.use.scheme.format, range: wish.use.range, lowering: 'fold-at-load' as const };
     return { ...base, quantize, predictedBytes: tensor.size * 2, because: wish.because };
