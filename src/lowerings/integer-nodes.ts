@@ -6,7 +6,6 @@
 import type { Graph } from '../graph/graph.ts';
 import type { Node } from '../graph/node.ts';
 import type { Value } from '../graph/value.ts';
-import { isFloat } from '../tensor/dtype.ts';
 
 /** One node that runs in integers, with the Relu or Clip that its quantized output makes redundant. */
 export interface IntegerUnit {
@@ -85,6 +84,7 @@ export function chooseIntegerNodes(graph: Graph, allows: (node: Node) => boolean
     }
   }
 
+  const clipOf = createClips(made);
   const groups = new Groups();
   const chosen = new Set<Value>();
   for (const unit of units.values()) {
@@ -94,7 +94,7 @@ export function chooseIntegerNodes(graph: Graph, allows: (node: Node) => boolean
     // A product may keep its float result; a convolution is fused only when its result is quantized.
     const floatResult = ['Gemm', 'MatMul'].includes(unit.node.op) && !results.some(isWanted);
     if (!floatResult) for (const value of results) chosen.add(value);
-    const alike = inputs.every((value) => clipOf(value, made) === clipOf(inputs[0], made));
+    const alike = inputs.every((value) => clipOf(value) === clipOf(inputs[0]));
     // Values cut off by different Relus or Clips cannot share parameters: saturation would no longer do the cutting.
     if (movers.includes(unit.node.op) && alike)
       for (const value of [...inputs, ...results]) groups.join(inputs[0], value);
@@ -115,15 +115,30 @@ export function resultsOf(unit: IntegerUnit): readonly Value[] {
   return outputs.filter((output): output is Value => output !== undefined);
 }
 
-/** Where a value was last cut off, as text; '' for a value that no absorbed Relu or Clip bounds. */
-function clipOf(value: Value, made: ReadonlyMap<Value, IntegerUnit>): string {
-  const unit = made.get(value);
-  if (!unit) return '';
-  if (unit.absorbed) {
-    const bounds = unit.absorbed.op === 'Relu' ? { min: 0, max: Number.POSITIVE_INFINITY } : clipBounds(unit.absorbed);
-    return `${bounds?.min} ${bounds?.max}`;
-  }
-  return movers.includes(unit.node.op) ? clipOf(unit.node.input(unit.activations[0]), made) : '';
+/**
+ * Tells where a value was last cut off, as text; '' for a value that no absorbed Relu or Clip bounds, or that a mover put
+ * together from values with different bounds.
+ */
+function createClips(made: ReadonlyMap<Value, IntegerUnit>): (value: Value) => string {
+  const known = new Map<Value, string>();
+  const clipOf = (value: Value): string => {
+    const unit = made.get(value);
+    if (!unit) return '';
+    const found = known.get(value);
+    if (found !== undefined) return found;
+    let clip = '';
+    if (unit.absorbed) {
+      const bounds =
+        unit.absorbed.op === 'Relu' ? { min: 0, max: Number.POSITIVE_INFINITY } : clipBounds(unit.absorbed);
+      clip = `${bounds?.min} ${bounds?.max}`;
+    } else if (movers.includes(unit.node.op)) {
+      const clips = new Set(unit.activations.map((index) => clipOf(unit.node.input(index))));
+      if (clips.size === 1) clip = [...clips][0];
+    }
+    known.set(value, clip);
+    return clip;
+  };
+  return clipOf;
 }
 
 /** The inputs that carry activations when `node` runs in integers, or undefined when it cannot. */
@@ -142,7 +157,7 @@ function activationInputs(node: Node): readonly number[] | undefined {
     }
     case 'MatMul':
       if (!isActivation(0)) return undefined;
-      if (isActivation(1)) return [0, 1];
+      if (isActivation(1)) return [0, 1].every((index) => isFloat32(node.input(index))) ? [0, 1] : undefined;
       return isWeight(node, 1) && node.input(1).tensor?.shape.length === 2 ? [0] : undefined;
     case 'Add':
     case 'Mul': {
@@ -160,6 +175,16 @@ function activationInputs(node: Node): readonly number[] | undefined {
       const zero = !filler || (filler.isConstant && filler.tensor?.size === 1 && filler.tensor.floats()[0] === 0);
       return zero && isActivation(0) && node.inputs[1] ? [0] : undefined;
     }
+    case 'Resize': {
+      // Cubic curves overshoot their neighbours, and what lies outside a crop is no code.
+      const plain =
+        node.string('mode', 'nearest') !== 'cubic' &&
+        node.string('coordinate_transformation_mode', '') !== 'tf_crop_and_resize';
+      return plain && isActivation(0) ? [0] : undefined;
+    }
+    case 'AveragePool':
+      // QLinearAveragePool has no dilations.
+      return isActivation(0) && (node.ints('dilations') ?? []).every((dilation) => dilation === 1) ? [0] : undefined;
     case 'MaxPool':
       return node.outputs.length === 1 && isActivation(0) ? [0] : undefined;
     default:
@@ -169,7 +194,20 @@ function activationInputs(node: Node): readonly number[] | undefined {
 
 function isWeight(node: Node, index: number): boolean {
   const tensor = node.inputs[index]?.tensor;
-  return tensor !== undefined && isFloat(tensor.dtype) && node.input(index).isConstant;
+  return tensor?.dtype === 'float32' && node.input(index).isConstant;
+}
+
+/** True unless something says that a value has another type: its declaration, or where it comes from. */
+function isFloat32(start: Value): boolean {
+  for (let value: Value | undefined = start; value; ) {
+    if (value.type?.dtype) return value.type.dtype === 'float32';
+    const node: Node | undefined = value.producer;
+    if (node?.is('Cast')) return node.int('to', 1) === 1;
+    const constant = node?.inputs.find((input) => input?.tensor?.isFloat);
+    if (constant) return constant.tensor?.dtype === 'float32';
+    value = node?.inputs[0];
+  }
+  return true;
 }
 
 /** The Relu or Clip behind `node` that saturation can do instead, if nothing else reads what lies between. */

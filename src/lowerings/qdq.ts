@@ -72,9 +72,7 @@ export function lowerQdq(
       quantizeResult(graph, value, unit, parameter, constants);
       dequantized.set(value, value);
     } else {
-      const { codes, scale, zeroPoint } = quantizeNode(graph, value, value.name, parameter, constants);
-      const made = op(graph, 'DequantizeLinear', [codes, scale, zeroPoint], `${value.name}_dequantized`);
-      dequantized.set(value, made);
+      dequantized.set(value, quantizePair(graph, value, undefined, value.name, parameter, constants));
     }
   }
 
@@ -104,6 +102,8 @@ export function lowerQdq(
 /** ONNX Runtime does not fuse Pad, but pads codes as well as numbers: with the zero point instead of 0. */
 function padCodes(node: Node): void {
   const zeroPoint = node.inputs[0]?.producer?.inputs[2];
+  // onnxruntime 1.30 has no Pad of other widths.
+  if (zeroPoint?.tensor?.dtype !== 'uint8' && zeroPoint?.tensor?.dtype !== 'int8') return;
   const moved = moveCodes(
     node,
     node.outputs.map((output) => output && quantizedBy(output)),
@@ -128,22 +128,50 @@ function quantizeResult(
     raw = graph.addValue(`${result.name}_raw`);
     unit.node.setOutput(unit.node.outputs.indexOf(result), raw);
   }
-  const { codes, scale, zeroPoint } = quantizeNode(graph, raw, result.name, parameter, constants);
-  graph.add({ op: 'DequantizeLinear', inputs: [codes, scale, zeroPoint], outputs: [result] });
+  quantizePair(graph, raw, result, result.name, parameter, constants);
 }
 
-function quantizeNode(
+/** Quantize and Dequantize behind `value`; what they make is `result`, or a new value. */
+function quantizePair(
   graph: Graph,
   value: Value,
+  result: Value | undefined,
   name: string,
   parameter: ActivationParameters,
   constants: SharedConstants,
-): { codes: Value; scale: Value; zeroPoint: Value } {
+): Value {
   const scale = constants.get(`scale_${parameter.scale}`, () => Tensor.float32([], [parameter.scale]));
   const zeroPoint = constants.get(`zero_point_${parameter.format}_${parameter.zeroPoint}`, () =>
     codesTensor([], [parameter.zeroPoint], parameter.format),
   );
-  return { codes: op(graph, 'QuantizeLinear', [value, scale, zeroPoint], `${name}_quantized`), scale, zeroPoint };
+  const narrow = intFormatOf(parameter.format).bits < 8;
+  const output = result ?? `${name}_dequantized`;
+  const input = narrow ? guarded(graph, value, `${name}_bounded`, parameter, constants) : value;
+  const codes = op(graph, 'QuantizeLinear', [input, scale, zeroPoint], `${name}_quantized`);
+  const pair = graph.add({
+    op: 'DequantizeLinear',
+    inputs: [codes, scale, zeroPoint],
+    outputs: [narrow ? `${name}_rounded` : output],
+  });
+  return narrow ? guarded(graph, pair.output(), output, parameter, constants) : pair.output();
+}
+
+/**
+ * A Max that changes nothing: its bound lies a quarter of a step above the lowest code, and half a step below behind it.
+ * ONNX Runtime has integer kernels for no less than 8 bits, yet moves and fuses narrower pairs with what stands beside
+ * them and then refuses the model (1.30): narrow pairs stand alone.
+ */
+function guarded(
+  graph: Graph,
+  value: Value,
+  output: Value | string,
+  { format, scale, zeroPoint }: ActivationParameters,
+  constants: SharedConstants,
+): Value {
+  const offset = value.producer?.is('DequantizeLinear') ? -0.5 : 0.25;
+  const bound = (intFormatOf(format).min - zeroPoint + offset) * scale;
+  const low = constants.get(`bound_${bound}`, () => Tensor.float32([], [bound]));
+  return graph.add({ op: 'Max', inputs: [value, low], outputs: [output] }).output();
 }
 
 /** A tensor of codes, packed as ONNX stores the format. */

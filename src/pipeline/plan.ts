@@ -10,6 +10,7 @@ import { foldAtLoad, foldAtLoadBytes } from '../lowerings/fold-at-load.ts';
 import { gatherBlock, gatherBlockBytes } from '../lowerings/gather-block.ts';
 import type { LoweringId } from '../lowerings/index.ts';
 import { chooseIntegerNodes, type IntegerNodes } from '../lowerings/integer-nodes.ts';
+import { refusesViews } from '../lowerings/linear.ts';
 import { matmulNbits, matmulNbitsBytes } from '../lowerings/matmul-nbits.ts';
 import { type ActivationParameters, activationOpset, qdq } from '../lowerings/qdq.ts';
 import { findWeights, type Weight, type WeightKind, type WeightLowering } from '../lowerings/weight.ts';
@@ -99,17 +100,28 @@ export function makePlan(model: Model, recipe: Recipe, statistics?: Statistics):
 
   let integer: IntegerNodes | undefined;
   if (isStatic) {
+    const isAllowed = (node: Node) =>
+      node.graph === model.graph &&
+      !recipe.exclude.some((pattern) => namesOf(node).some((name) => matches(pattern, name))) &&
+      (recipe.opTypes.length === 0 || recipe.opTypes.includes(node.op));
     integer = chooseIntegerNodes(model.graph, (node) => {
-      if (recipe.exclude.some((pattern) => namesOf(node).some((name) => matches(pattern, name)))) return false;
-      if (recipe.opTypes.length > 0 && !recipe.opTypes.includes(node.op)) return false;
+      if (!isAllowed(node)) return false;
       const weight = byNode.get(node);
       if (!weight) return true;
       const { use } = wishes.get(weight.value) ?? {};
       if (!use?.scheme || (use.lowering && use.lowering !== 'qdq' && use.lowering !== 'qoperator')) return false;
       return (
-        qdq.refuses(weight, use.scheme) === undefined && weight.uses.every((other) => other.kind === weight.use.kind)
+        qdq.refuses(weight, use.scheme) === undefined &&
+        refusesViews(weight) === undefined &&
+        weight.uses.every((other) => other.kind === weight.use.kind && isAllowed(other.node))
       );
     });
+    if (recipe.activations === 'int8' && recipe.lowering !== 'qoperator' && integer.units.size > 0) {
+      notes.push(
+        'ONNX Runtime on x86 turns some int8 activations into uint8 and then runs layers beside them in float; ' +
+          'set its session option session.qdqisint8allowed to 1, or use uint8 activations or --lowering qoperator.',
+      );
+    }
     if (integer.units.size === 0) {
       notes.push(
         'No operator of this model runs in integer arithmetic in ONNX Runtime; only its weights are quantized.',
@@ -291,7 +303,10 @@ function chooseLowering(
   integer: IntegerNodes | undefined,
 ): { lowering: LoweringId; scheme: Scheme; reason?: string } {
   const { scheme } = use;
-  if (integer && weight.uses.every((other) => integer.units.has(other.node))) {
+  // ONNX Runtime takes pairs of fewer than 8 bits for ones it has integer kernels for, and then fails to load the model:
+  // weights without pairs keep it from fusing.
+  const fusable = integer && intFormatOf(recipe.activations).bits >= 8;
+  if (fusable && weight.uses.every((other) => integer.units.has(other.node))) {
     return { lowering: recipe.lowering === 'qoperator' ? 'qoperator' : 'qdq', scheme };
   }
   const entries: Record<string, WeightLowering> = { 'matmul-nbits': matmulNbits, 'gather-block': gatherBlock, dynamic };

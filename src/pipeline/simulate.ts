@@ -30,11 +30,13 @@ export function simulate(planning: Planning, matrices: Matrices): Simulation {
   const { model, integer, parameters } = planning;
   const integerWeights = new Map<Value, { weight: Weight; matrix: QuantizedMatrix }>();
   const current = new Map(matrices);
+  const lowerings = new Map(planning.plan.weights.map((plan) => [plan.tensor, plan.quantize?.lowering]));
   const floats = new Map(planning.weights.map((weight) => [weight.value, weight.tensor]));
   for (const weight of planning.weights) {
     const matrix = matrices.get(weight.value.name);
     if (!matrix) continue;
-    if (integer && parameters.size > 0 && weight.uses.every(({ node }) => integer.units.has(node))) {
+    const lowering = lowerings.get(weight.value.name);
+    if (integer && parameters.size > 0 && (lowering === 'qdq' || lowering === 'qoperator')) {
       integerWeights.set(weight.value, { weight, matrix });
     } else {
       weight.value.tensor = dequantized(weight, matrix);
