@@ -8,6 +8,7 @@ export { Model } from './graph/model.ts';
 export { type LoweringId, loweringIds } from './lowerings/index.ts';
 export type { CompareOptions, Comparison, Latency, LayerError } from './pipeline/compare.ts';
 export { compare as compareModels } from './pipeline/compare.ts';
+export { inputsOf } from './pipeline/inputs.ts';
 export { type Inspection, inspect } from './pipeline/inspect.ts';
 export type { ActivationPlan, Plan, WeightPlan } from './pipeline/plan.ts';
 export {

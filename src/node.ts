@@ -3,9 +3,9 @@ import { performance } from 'node:perf_hooks';
 import { readModel, writeModel } from './files/onnx/node.ts';
 import type { Model } from './graph/model.ts';
 import { type CompareOptions, type Comparison, compare as compareLoaded } from './pipeline/compare.ts';
+import { inputsOf } from './pipeline/inputs.ts';
 import { type Quantized, type QuantizeOptions, quantizeModel } from './pipeline/quantize.ts';
 import { openRuntime, type RuntimeId } from './runtime/node.ts';
-import type { ValueInfo } from './runtime/runtime.ts';
 import { type OpenOptions, openSamples } from './samples/node.ts';
 import { randomSamples } from './samples/random.ts';
 import type { Samples } from './samples/sample.ts';
@@ -64,17 +64,6 @@ export async function compare(
   const runtime = await openRuntime(runtimeId);
   const samples = await samplesOf(a, data, preprocess, limit);
   return compareLoaded(a, b, samples, runtime, { clock: () => performance.now(), ...rest });
-}
-
-/** The inputs that a caller must feed, as the model declares them. */
-export function inputsOf(model: Model): ValueInfo[] {
-  return model.graph.inputs
-    .filter((input) => !input.tensor)
-    .map((input) => ({
-      name: input.name,
-      dtype: input.type?.dtype ?? 'float32',
-      shape: (input.type?.shape ?? []).map((dimension) => dimension ?? -1),
-    }));
 }
 
 async function samplesOf(model: Model, data: Samples | string, preprocess?: string, limit?: number): Promise<Samples> {

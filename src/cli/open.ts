@@ -1,7 +1,8 @@
 /** Opens what commands work on: the runtime, data and labels, with the messages that belong to it. */
 import type { Model } from '../graph/model.ts';
+import { inputsOf } from '../pipeline/inputs.ts';
 import { openRuntime, type RuntimeId } from '../runtime/node.ts';
-import type { Runtime, ValueInfo } from '../runtime/runtime.ts';
+import type { Runtime } from '../runtime/runtime.ts';
 import { labelsOf } from '../samples/labels.ts';
 import { openSamples, readLabels } from '../samples/node.ts';
 import type { Samples } from '../samples/sample.ts';
@@ -17,17 +18,6 @@ export async function runtimeFor(id: string | undefined, terminal: Terminal): Pr
     );
   }
   return runtime;
-}
-
-/** The inputs that a caller must feed, as the model declares them. */
-function inputsOf(model: Model): ValueInfo[] {
-  return model.graph.inputs
-    .filter((input) => !input.tensor)
-    .map(({ name, type }) => ({
-      name,
-      dtype: type?.dtype ?? 'float32',
-      shape: (type?.shape ?? []).map((dimension) => dimension ?? -1),
-    }));
 }
 
 export interface DataOptions {

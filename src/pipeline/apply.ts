@@ -17,7 +17,10 @@ import { SharedConstants, type Weight } from '../lowerings/weight.ts';
 import { solverOf } from '../solvers/index.ts';
 import { toMatrix } from '../tensor/matrix-view.ts';
 import { sizeOf } from '../tensor/tensor.ts';
+import type { Statistics } from './calibrate.ts';
+import { importanceOf } from './importance.ts';
 import type { Planning, WeightPlan } from './plan.ts';
+import type { Recipe } from './recipe.ts';
 import type { Matrices } from './simulate.ts';
 
 /** What became of one weight. */
@@ -45,7 +48,11 @@ export interface ApplyOptions {
  * Finds the codes of every weight that the plan quantizes to integers. Changes nothing.
  * @throws HalftoneError `invalid-file` for weights that hold NaN or infinities; the signal's reason when aborted.
  */
-export async function solveWeights(planning: Planning, options: ApplyOptions = {}): Promise<Solved> {
+export async function solveWeights(
+  planning: Planning,
+  statistics: Statistics | undefined,
+  options: ApplyOptions = {},
+): Promise<Solved> {
   const matrices = new Map<string, QuantizedMatrix>();
   const results: WeightResult[] = [];
   const byName = new Map(planning.weights.map((weight) => [weight.value.name, weight]));
@@ -58,7 +65,7 @@ export async function solveWeights(planning: Planning, options: ApplyOptions = {
     await new Promise((resolve) => setTimeout(resolve, 0));
     const weight = byName.get(plan.tensor);
     if (!weight) throw new HalftoneError('internal', `plan: expected weight "${plan.tensor}" in the model, got none`);
-    const { matrix, sqnr } = quantizeWeight(weight, plan, planning.plan.recipe.reduceRange);
+    const { matrix, sqnr } = quantizeWeight(weight, plan, planning.plan.recipe, importanceOf(weight, plan, statistics));
     matrices.set(plan.tensor, matrix);
     results.push({ tensor: plan.tensor, scheme: formatScheme(matrix.scheme), sqnr });
   }
@@ -128,14 +135,20 @@ export function lowerModel(planning: Planning, matrices: Matrices): WeightResult
 export function quantizeWeight(
   weight: Weight,
   plan: WeightPlan,
-  reduceRange: boolean,
+  recipe: Pick<Recipe, 'reduceRange' | 'percentile'>,
+  importance?: Float32Array,
 ): { matrix: QuantizedMatrix; sqnr: number } {
   const { quantize } = plan;
   if (!quantize) throw new HalftoneError('internal', `plan: expected "${plan.tensor}" to be quantized`);
   const { view } = weight.use;
   const values = toMatrix(weight.tensor.floats(), view);
   const integer = quantize.lowering === 'qdq' || quantize.lowering === 'qoperator' || quantize.lowering === 'dynamic';
-  const options = { reduceRange: reduceRange && integer, positiveScale: integer };
+  const options = {
+    reduceRange: recipe.reduceRange && integer,
+    positiveScale: integer,
+    percentile: recipe.percentile,
+    ...(importance ? { importance } : {}),
+  };
   try {
     const matrix =
       quantize.range === 'search'

@@ -178,32 +178,45 @@ function defaultRules(
   if (recipe.uniform || recipe.weights === 'float') return [];
   const format = formatOf(recipe.weights.split(':')[0]);
   if (format.bits >= 8) return [];
-  const kept = weights.filter(
-    ({ use }) => use.kind === 'depthwise-convolution' || positions.first.has(use.node) || positions.last.has(use.node),
-  );
-  const bytes = (list: readonly Weight[]) => list.reduce((total, weight) => total + weight.tensor.bytes.byteLength, 0);
   const layers = weights.filter(({ use }) => use.kind !== 'other');
-  const share = bytes(kept) / Math.max(bytes(layers), 1);
-  if (kept.length === 0) return [];
-  if (share > maxKeptShare) {
-    notes.push(
-      `First, last and depthwise layers hold ${Math.round(share * 100)} % of the weights, so they get ${recipe.weights} like the rest.`,
-    );
-    return [];
-  }
-  notes.push(
-    `${kept.length} of ${layers.length} layers (first, last, depthwise; ${(share * 100).toFixed(1)} % of the weights) keep 8 bits, ` +
-      'because low widths do most damage there; --uniform turns that off.',
-  );
-  return [
-    {
-      match: { kind: 'depthwise-convolution' },
-      use: { weights: 'int8' },
-      because: 'a depthwise kernel bears no low width',
-    },
-    { match: { position: 'first' }, use: { weights: 'int8' }, because: 'the first layer' },
-    { match: { position: 'last' }, use: { weights: 'int8' }, because: 'the last layer' },
+  const total = layers.reduce((sum, weight) => sum + weight.tensor.bytes.byteLength, 0);
+  const isEmbedding = ({ use }: Weight) => use.kind === 'embedding';
+  const { first, last } = positions;
+  const groups: readonly [because: string, includes: (weight: Weight) => boolean][] = [
+    ['a depthwise kernel bears no low width', ({ use }) => use.kind === 'depthwise-convolution'],
+    ['the first layer', (weight) => first.has(weight.use.node) && !isEmbedding(weight)],
+    ['the last layer', ({ use }) => last.has(use.node)],
+    ['the first layer', (weight) => first.has(weight.use.node) && isEmbedding(weight)],
   ];
+  const kept = new Map<Weight, string>();
+  let bytes = 0;
+  let tooLarge = 0;
+  for (const [because, includes] of groups) {
+    const group = layers.filter((weight) => includes(weight) && !kept.has(weight));
+    const size = group.reduce((sum, weight) => sum + weight.tensor.bytes.byteLength, 0);
+    if (bytes + size > maxKeptShare * total) {
+      tooLarge += group.length;
+      continue;
+    }
+    bytes += size;
+    for (const weight of group) kept.set(weight, because);
+  }
+  if (tooLarge > 0) {
+    notes.push(
+      `${tooLarge} first, last or depthwise layers get ${recipe.weights} like the rest, because they hold most of the weights.`,
+    );
+  }
+  if (kept.size > 0) {
+    notes.push(
+      `${kept.size} of ${layers.length} layers (first, last, depthwise; ${((bytes / total) * 100).toFixed(1)} % of the weights) ` +
+        'keep 8 bits, because low widths do most damage there; --uniform turns that off.',
+    );
+  }
+  return [...kept].map(([weight, because]) => ({
+    match: { tensor: weight.value.name },
+    use: { weights: 'int8' },
+    because,
+  }));
 }
 
 /** What the settings and the last matching rule ask for this weight. */

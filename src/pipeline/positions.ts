@@ -9,8 +9,8 @@ export interface Positions {
   readonly last: ReadonlySet<Node>;
 }
 
-/** Embeddings and recurrent layers do not count: they hold most weights of their models and bear low widths well. */
-const counted = ['convolution', 'depthwise-convolution', 'transposed-convolution', 'matrix'];
+/** Recurrent layers do not count: they hold most weights of their models and bear low widths well. */
+const counted = ['convolution', 'depthwise-convolution', 'transposed-convolution', 'matrix', 'embedding'];
 
 /** First and last layers of the main graph, among the nodes that read `weights`. */
 export function findPositions(graph: Graph, weights: readonly Weight[]): Positions {

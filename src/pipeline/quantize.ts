@@ -23,6 +23,7 @@ import {
   withGain,
 } from './correction.ts';
 import { convertToFloat16 } from './float16.ts';
+import { importanceNeeds } from './importance.ts';
 import { makePlan, type Plan, type Planning } from './plan.ts';
 import { cloneModel, prepare, refuseQuantized } from './prepare.ts';
 import { makeRecipe, type Recipe, type RecipeInput } from './recipe.ts';
@@ -142,7 +143,11 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
   const targets = parts && recipe.biasCorrection && !parts.samples.synthetic ? correctionTargets(draft) : [];
   let statistics: Statistics | undefined;
   if (parts && (draft.plan.activations.length > 0 || targets.length > 0 || recipe.activations === 'float16')) {
-    const needs = [...activationNeeds(draft, recipe), ...correctionNeeds(targets, correctionBatches)];
+    const needs = [
+      ...activationNeeds(draft, recipe),
+      ...correctionNeeds(targets, correctionBatches),
+      ...importanceNeeds(targets),
+    ];
     statistics = await calibrate(prepared.model, parts.calibration, needs, runtime, {
       ...shared,
       onProgress: progress('calibrate'),
@@ -152,7 +157,10 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
   // A planning refers to the objects of its model, and lowering edits them: every use gets its own copy.
   const planned = () => makePlan(cloneModel(prepared.model), recipe, statistics);
   const planning = planned();
-  const { matrices, results } = await solveWeights(planning, { ...shared, onProgress: progress('quantize') });
+  const { matrices, results } = await solveWeights(planning, statistics, {
+    ...shared,
+    onProgress: progress('quantize'),
+  });
   const notes = [...planning.plan.notes];
 
   let corrections: Corrections = new Map();
