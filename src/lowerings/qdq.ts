@@ -249,47 +249,16 @@ function constantValue(graph: Graph, value: Value, activation: ActivationParamet
   return op(graph, 'DequantizeLinear', [stored, scaleValue, zero], `${value.name}_dequantized`);
 }
 
-/** Half of what int32 holds, so that the products added to a bias have room. */
-const maxBiasCode = 2 ** 30;
-
-/**
- * Where a channel's weights are so small against its bias that the bias would overflow int32, gives the channel a
- * larger weight scale and its weights the codes that go with it.
- */
-function raiseScales(weightPair: Node, inputScale: number, bias: Float32Array): void {
-  const [codesValue, scaleValue, zeroPointValue] = weightPair.inputs;
-  const stored = codesValue?.tensor;
-  const scales = scaleValue?.tensor?.floats().slice();
-  if (!stored || !scales || !codesValue || !scaleValue || codesValue.useCount > 1) return;
-  if (stored.dtype !== 'int8' && stored.dtype !== 'uint8') return;
-  const axis = weightPair.int('axis', 0);
-  const perChannel = scales.length > 1;
-  const inner = perChannel ? stored.shape.slice(axis + 1).reduce((a, b) => a * b, 1) : 1;
-  const codes = stored.floats();
-  const zeroPoints = zeroPointValue?.tensor?.floats();
-  const before = scales.slice();
-  bias.forEach((value, channel) => {
-    const index = perChannel ? channel : 0;
-    scales[index] = Math.max(scales[index], Math.fround(Math.abs(value) / (inputScale * maxBiasCode)));
-  });
-  if (scales.every((scale, index) => scale === before[index])) return;
-  const raised = codes.map((code, position) => {
-    const index = perChannel ? Math.floor(position / inner) % scales.length : 0;
-    const zeroPoint = zeroPoints ? zeroPoints[zeroPoints.length > 1 ? index : 0] : 0;
-    return roundHalfToEven(((code - zeroPoint) * before[index]) / scales[index]) + zeroPoint;
-  });
-  codesValue.tensor = codesTensor(stored.shape, raised, stored.dtype);
-  scaleValue.tensor = Tensor.float32(scaleValue.tensor?.shape ?? [], scales);
-}
+/** The largest code of an int32 bias. */
+const maxBiasCode = 2 ** 31 - 1;
 
 /**
  * Replaces float biases of fused Conv and Gemm nodes by int32 ones with scale = input scale · weight scale
- * (ALGORITHMS.md §5.1). A code that would leave int32 stays float, which ONNX Runtime accepts as well.
- * Returns the names of the biases that stayed float.
+ * (ALGORITHMS.md §5.1). Returns the names of biases that had to be cut to what int32 holds.
  */
 export function quantizeBiases(model: Model): string[] {
   const { graph } = model;
-  const left: string[] = [];
+  const cut: string[] = [];
   for (const node of [...graph.nodes]) {
     if (!node.is('Conv', 'Gemm')) continue;
     const bias = node.inputs[2];
@@ -301,28 +270,25 @@ export function quantizeBiases(model: Model): string[] {
     const inputType = inputPair.inputs[2]?.tensor?.dtype;
     if (!inputScale || !weightScales || (inputType !== 'uint8' && inputType !== 'int8')) continue;
     const values = bias.tensor.floats();
-    raiseScales(weightPair, inputScale[0], values);
-    const scales = (weightPair.inputs[1]?.tensor?.floats() ?? weightScales).map((scale) =>
-      Math.fround(inputScale[0] * scale),
-    );
-    const codes = values.map((value, channel) => roundHalfToEven(value / scales[scales.length === 1 ? 0 : channel]));
-    if (codes.some((code) => !(Math.abs(code) < maxBiasCode * 2))) {
-      left.push(bias.name);
-      continue;
-    }
+    const scales = weightScales.map((scale) => Math.fround(inputScale[0] * scale));
+    let isCut = false;
+    const codes = Int32Array.from(values, (value, channel) => {
+      const code = roundHalfToEven(value / scales[scales.length === 1 ? 0 : channel]);
+      if (Math.abs(code) <= maxBiasCode) return code;
+      isCut = true;
+      return Math.sign(code) * maxBiasCode;
+    });
+    if (isCut) cut.push(bias.name);
     const scale = graph.addInitializer(
       `${bias.name}_scale`,
       Tensor.float32(scales.length === 1 ? [] : [scales.length], scales),
     );
-    const quantized = graph.addInitializer(
-      `${bias.name}_quantized`,
-      Tensor.int32([values.length], Int32Array.from(codes)),
-    );
+    const quantized = graph.addInitializer(`${bias.name}_quantized`, Tensor.int32([values.length], codes));
     const attributes: Record<string, number> = scales.length === 1 ? {} : { axis: 0 };
     const made = op(graph, 'DequantizeLinear', [quantized, scale], `${node.output().name}/${bias.name}`, attributes);
     node.setInput(2, made);
   }
-  return left;
+  return cut;
 }
 
 /** A value given as codes with scale and zero point. */

@@ -17,6 +17,7 @@ import { SharedConstants, type Weight } from '../lowerings/weight.ts';
 import { solverOf } from '../solvers/index.ts';
 import { toMatrix } from '../tensor/matrix-view.ts';
 import { sizeOf } from '../tensor/tensor.ts';
+import { withBiasRoom } from './bias-room.ts';
 import type { Statistics } from './calibrate.ts';
 import { importanceOf } from './importance.ts';
 import type { Planning, WeightPlan } from './plan.ts';
@@ -66,7 +67,8 @@ export async function solveWeights(
     const weight = byName.get(plan.tensor);
     if (!weight) throw new HalftoneError('internal', `plan: expected weight "${plan.tensor}" in the model, got none`);
     const { matrix, sqnr } = quantizeWeight(weight, plan, planning.plan.recipe, importanceOf(weight, plan, statistics));
-    matrices.set(plan.tensor, matrix);
+    const integer = plan.quantize?.lowering === 'qdq' || plan.quantize?.lowering === 'qoperator';
+    matrices.set(plan.tensor, integer ? withBiasRoom(weight, matrix, planning) : matrix);
     results.push({ tensor: plan.tensor, scheme: formatScheme(matrix.scheme), sqnr });
   }
   return { matrices, results };

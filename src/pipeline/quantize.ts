@@ -191,8 +191,8 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
   const result = planning.model;
   const floats = lowerModel(planning, corrected(matrices, planning, corrections));
   if (planning.parameters.size > 0) {
-    const left = quantizeBiases(result);
-    for (const name of left) notes.push(`Bias "${name}" stays float: its codes would overflow int32.`);
+    const cut = quantizeBiases(result);
+    for (const name of cut) notes.push(`Bias "${name}" is cut to what int32 holds in steps of its weights' scales.`);
     const eightBits = recipe.activations === 'uint8' || recipe.activations === 'int8';
     const chosen = recipe.lowering === 'qoperator' ? undefined : isFinalProduct;
     const float = eightBits ? lowerQoperator(result, new SharedConstants(result), chosen) : [];
