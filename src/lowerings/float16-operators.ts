@@ -5,6 +5,7 @@ const defined = 'ONNX does not define it for float16';
 const scales = 'its scales are float32';
 const random = 'random numbers are drawn in float32, so that they stay the same';
 const sequences = 'sequences keep their element type';
+const crash = 'ONNX Runtime 1.30 crashes on such a Transpose and MatMul in float16';
 const precise = 'its sums need more digits than float16 has';
 
 /** Operators of the ONNX domain (onnx 1.23, docs/Operators.md) that stay float32. */
@@ -58,7 +59,22 @@ export function refusesFloat16(node: Node, opset: number): string | undefined {
   if (node.domain !== '') return `nothing is known of operators of "${node.domain}"`;
   const first = since[node.op];
   if (first !== undefined && opset < first) return `ONNX defines it for float16 only from operator set ${first} on`;
-  return blocked[node.op];
+  return blocked[node.op] ?? (crashes(node) ? crash : undefined);
+}
+
+/**
+ * A Transpose that moves the first axis behind the others but the last one or two, and a MatMul that reads it. Where
+ * ONNX Runtime 1.30 finds them in float16 it takes them for one FusedMatMul (MatmulTransposeFusion) and dies loading the
+ * model for CPUs, whether or not the MatMul is float16 (measured).
+ */
+function crashes(node: Node): boolean {
+  if (node.is('MatMul')) return node.inputs.some((value) => value?.producer && movesBatch(value.producer));
+  return movesBatch(node) && [...node.output().users].some((user) => user.is('MatMul'));
+}
+
+function movesBatch(node: Node): boolean {
+  const perm = node.is('Transpose') ? node.ints('perm') : undefined;
+  return perm !== undefined && perm.length >= 3 && perm.indexOf(0) >= perm.length - 2 && perm[0] === 1;
 }
 
 /** True for an input that stays float32 where the node is float16: scales and regions of resizing. */
