@@ -187,8 +187,10 @@ class Rewriting {
     for (const node of this.#half) this.#retype(node);
     for (const node of nodes) {
       const half = this.#half.has(node);
+      // A shape is the same in any type.
+      const any = node.is('Shape', 'Size');
       node.inputs.forEach((value, index) => {
-        if (value) node.setInput(index, this.#read(value, half && !isFloat32Input(node, index)));
+        if (value && !any) node.setInput(index, this.#read(value, half && !isFloat32Input(node, index)));
       });
       for (const graph of node.subgraphs) {
         graph.outputs.forEach((value, index) => {
