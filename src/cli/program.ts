@@ -101,7 +101,7 @@ function makeProgram(terminal: Terminal): Command {
     .option('--preprocess <file>', 'preprocessor_config.json for pictures')
     .option('--labels <file>', 'right classes of the samples: .npy, .npz, .json, .txt or .csv')
     .optionsGroup('Method:')
-    .addOption(new Option('--range <id>', 'how activation ranges are chosen (default: min-max)').choices(rangeIds))
+    .addOption(new Option('--range <id>', 'how activation ranges are chosen (default: mse)').choices(rangeIds))
     .addOption(new Option('--weight-range <id>', 'how weight grids are chosen (default: search)').choices(weightRanges))
     .option('--percentile <p>', 'percent of the values inside, for the range percentile (default: 99.999)', decimal)
     .addOption(

@@ -1,6 +1,7 @@
 /**
- * How much the error of each column of a weight matrix counts: the mean square of the input that it is multiplied with
- * (the diagonal of the second moment; the importance matrix of llama.cpp, ALGORITHMS.md §2.5).
+ * How much the error of each column of a weight matrix counts: the variance of the input that it is multiplied with.
+ * (The diagonal of the second moment is the importance matrix of llama.cpp, ALGORITHMS.md §2.5. What the mean of an input
+ * does to the output is a constant, which the bias takes up, so it is left out: §3.6 (a).)
  */
 import { formatOf } from '../formats/index.ts';
 import type { Weight } from '../lowerings/weight.ts';
@@ -29,6 +30,9 @@ function inputOf(weight: Weight): { tensor: string; channelAxis: number } | unde
     : undefined;
 }
 
+/** Of the mean square, so that inputs that never change still count. */
+const minShare = 0.05;
+
 /** One number per column, or undefined when nothing is known, or at widths where rounding hardly hurts. */
 export function importanceOf(
   weight: Weight,
@@ -42,10 +46,11 @@ export function importanceOf(
   const { columns } = weight.use.view;
   const perChannel = columns / state.meanSquare.length;
   if (!Number.isInteger(perChannel)) return undefined;
-  const importance = Float32Array.from(
-    { length: columns },
-    (_, column) => state.meanSquare[Math.floor(column / perChannel)],
-  );
+  const importance = Float32Array.from({ length: columns }, (_, column) => {
+    const channel = Math.floor(column / perChannel);
+    const square = state.meanSquare[channel];
+    return Math.max(square - state.mean[channel] ** 2, minShare * square);
+  });
   return importance.every((value) => Number.isFinite(value)) && importance.some((value) => value > 0)
     ? importance
     : undefined;

@@ -112,7 +112,7 @@ export function makeRecipe(input: RecipeInput, calibrated: boolean): Recipe {
     activations,
     range: oneOf(
       'range',
-      input.range ?? 'min-max',
+      input.range ?? 'mse',
       ranges.map((range) => range.id),
     ),
     percentile: input.percentile ?? 99.999,
