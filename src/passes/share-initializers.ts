@@ -37,10 +37,18 @@ function ambiguousNames(model: Model): Set<string> {
   return twice;
 }
 
+/** Adds a value to, or takes one from, the values of one key. */
+function remember(values: Map<string, Value[]> | undefined, key: string, added?: Value, removed?: Value): void {
+  if (!values) return;
+  const kept = (values.get(key) ?? []).filter((value) => value !== removed);
+  values.set(key, added ? [...kept, added] : kept);
+}
+
 function run(model: Model): boolean {
   const ambiguous = ambiguousNames(model);
   const parents = new Map<Graph, Graph>();
   const known = new Map<Graph, Map<string, Value[]>>();
+  const elsewhere = new Map<string, Value[]>();
   let changed = false;
   for (const graph of model.graphs()) {
     for (const node of graph.nodes) for (const inner of node.subgraphs) parents.set(inner, graph);
@@ -57,10 +65,21 @@ function run(model: Model): boolean {
           ?.get(key)
           ?.find((other) => other.tensor?.equals(tensor) && (scope === graph || !ambiguous.has(other.name)));
       }
+      if (!same && graph !== model.graph) {
+        // Branches do not see each other's values: what two of them hold moves to the main graph, which both see.
+        const twin = elsewhere.get(key)?.find((other) => other.tensor?.equals(tensor));
+        if (twin) {
+          same = model.graph.addInitializer(twin.name, tensor);
+          twin.replaceWith(same);
+          twin.graph.initializers.delete(twin);
+          remember(elsewhere, key, undefined, twin);
+          remember(known.get(twin.graph), key, undefined, twin);
+          remember(known.get(model.graph), key, same);
+        }
+      }
       if (!same) {
-        const alike = own.get(key);
-        if (alike) alike.push(value);
-        else own.set(key, [value]);
+        remember(graph === model.graph ? undefined : elsewhere, key, value);
+        remember(own, key, value);
         continue;
       }
       value.replaceWith(same);
