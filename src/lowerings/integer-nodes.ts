@@ -37,6 +37,7 @@ const movers = [
   'Squeeze',
   'Unsqueeze',
   'Slice',
+  'Gather',
   'Expand',
   'Tile',
   'Resize',

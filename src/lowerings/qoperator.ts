@@ -39,6 +39,7 @@ const movers = [
   'Squeeze',
   'Unsqueeze',
   'Slice',
+  'Gather',
   'Expand',
   'Tile',
   'Resize',

@@ -125,6 +125,7 @@ export const fusedCases: readonly StaticCase[] = [
     'Unsqueeze',
   ]),
   between('Slice', (b, c) => b.add('Slice', [c, b.ints(0), b.ints(2), b.ints(1)]), ['Slice'], 2),
+  between('Gather', (b, c) => b.add('Gather', [c, b.ints(2, 0, 3)], { axis: 1 }), ['Gather'], 3),
   between('Tile', (b, c) => b.add('Tile', [c, b.ints(1, 2, 1, 1)]), ['Tile'], 8),
   between('Expand', (b, c) => b.add('Expand', [c, b.ints(2, 4, 8, 8)]), ['Expand']),
   between('Pad', (b, c) => b.add('Pad', [c, b.ints(0, 0, 1, 1, 0, 0, 1, 1)]), ['Pad']),
