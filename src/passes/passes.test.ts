@@ -288,7 +288,7 @@ describe('share-initializers', () => {
     expect(shareInitializers.run(edited)).toBe(false);
   });
 
-  test('branches read the equal one around them, never one of a sibling', async () => {
+  test('branches read the equal one around them; what two branches hold moves to the main graph', async () => {
     const model = emptyModel(13);
     const x = addInput(model, 'x', [2, 3, 4]);
     const outer = model.graph.addInitializer('outer', noise([4]));
@@ -304,7 +304,9 @@ describe('share-initializers', () => {
     const edited = copyOf(model);
     expect(shareInitializers.run(edited)).toBe(true);
     const names = [...edited.graphs()].map((graph) => [...graph.initializers].map((value) => value.name));
-    expect(names).toEqual([['outer'], ['yes_own'], ['no_own']]);
+    expect(names).toEqual([['outer', 'yes_own_1'], [], []]);
+    checkModel(edited);
+    expect(shareInitializers.run(edited)).toBe(false);
     await expectSame(model, edited, { x: noise([2, 3, 4]), ...chooseYes });
   });
 

@@ -130,7 +130,7 @@ export function makeRecipe(input: RecipeInput, calibrated: boolean): Recipe {
   if (!(recipe.percentile > 50 && recipe.percentile <= 100))
     throw usage('percentile', 'more than 50 and at most 100', String(recipe.percentile));
   const graphWide = recipe.lowering === 'qdq' || recipe.lowering === 'qoperator';
-  if (graphWide && !isStatic) {
+  if (graphWide && (!isStatic || activations === 'float16')) {
     throw new HalftoneError(
       'usage',
       `lowering ${recipe.lowering}: expected static activations, got "${activations}"; add --calibrate DATA`,
