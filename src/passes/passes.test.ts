@@ -324,8 +324,11 @@ describe('share-initializers', () => {
         return graph.add({ op: 'Add', inputs: [first, hiding], outputs: [`${name}_y`] }).output();
       }),
     );
-    expect(shareInitializers.run(model)).toBe(false);
+    shareInitializers.run(model);
     checkModel(model);
+    expect([...outer.users].map((node) => node.graph)).toEqual([model.graph]);
+    expect([...model.graph.initializers].filter((value) => value.name === 'k')).toEqual([outer]);
+    expect(shareInitializers.run(model)).toBe(false);
   });
 
   test('graph outputs and overridable values stay apart', () => {
