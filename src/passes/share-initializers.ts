@@ -44,7 +44,14 @@ function remember(values: Map<string, Value[]> | undefined, key: string, added?:
   values.set(key, added ? [...kept, added] : kept);
 }
 
+/** What moves to the main graph may be equal to what is there already, so one round may call for another. */
 function run(model: Model): boolean {
+  let changed = false;
+  while (shareOnce(model)) changed = true;
+  return changed;
+}
+
+function shareOnce(model: Model): boolean {
   const ambiguous = ambiguousNames(model);
   const parents = new Map<Graph, Graph>();
   const known = new Map<Graph, Map<string, Value[]>>();
