@@ -36,7 +36,7 @@ function sessionOptions(options: SessionOptions): ort.InferenceSession.SessionOp
   const session = options.config ? configTree(options.config) : {};
   return {
     graphOptimizationLevel: options.optimization ?? 'all',
-    logSeverityLevel: 3,
+    logSeverityLevel: 4,
     ...(options.threads ? { intraOpNumThreads: options.threads, interOpNumThreads: 1 } : {}),
     ...(options.optimizedModelPath ? { optimizedModelFilePath: options.optimizedModelPath } : {}),
     ...(options.config ? { extra: session } : {}),
