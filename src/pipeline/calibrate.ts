@@ -52,7 +52,11 @@ export async function calibrate(
 ): Promise<Statistics> {
   const values = valuesByName(model.graph);
   const byTensor = new Map<string, Need[]>();
-  for (const need of needs) byTensor.set(need.tensor, [...(byTensor.get(need.tensor) ?? []), need]);
+  for (const need of needs) {
+    const known = byTensor.get(need.tensor) ?? [];
+    // A statistic is collected once for a tensor: the first need says of which channels and samples.
+    if (!known.some(({ statistic }) => statistic === need.statistic)) byTensor.set(need.tensor, [...known, need]);
+  }
   const collected = new Map<string, Map<StatisticId, StatisticState>>();
 
   // Graph inputs are seen in the samples themselves.

@@ -93,7 +93,7 @@ export function makeRecipe(input: RecipeInput, calibrated: boolean): Recipe {
   for (const key of Object.keys(input)) {
     if (!keys.includes(key as keyof Recipe)) throw usage('setting', keys.join(', '), key);
   }
-  const narrow = input.weights !== undefined && input.weights !== 'float' && bitsOf(input.weights) !== 8;
+  const narrow = input.weights !== undefined && (input.weights === 'float' || bitsOf(input.weights) !== 8);
   const activations = input.activations ?? (calibrated && !narrow ? 'uint8' : 'none');
   const isStatic = activations !== 'none' && activations !== 'dynamic';
   if (isStatic) {
@@ -195,7 +195,7 @@ function oneOf<T extends string>(what: string, value: string, known: readonly T[
 function usage(what: string, expected: string, got: string): HalftoneError {
   return new HalftoneError(
     'usage',
-    `${what}: expected ${expected.includes(',') ? 'one of ' : ''}${expected}, got "${got}"`,
+    `${what}: expected ${/^[\w-]+,/.test(expected) ? 'one of ' : ''}${expected}, got "${got}"`,
   );
 }
 

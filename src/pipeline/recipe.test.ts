@@ -1,0 +1,87 @@
+/** Recipes: defaults, checks, patterns, files. */
+import { describe, expect, test } from 'vitest';
+import { isHalftoneError } from '../base/errors.ts';
+import { makeRecipe, matches, parseRecipe, type RecipeInput } from './recipe.ts';
+
+describe('defaults', () => {
+  test.each<[RecipeInput, boolean, { weights: string; activations: string }]>([
+    [{}, false, { weights: 'int8:channel:sym', activations: 'none' }],
+    [{}, true, { weights: 'int8:channel:sym', activations: 'uint8' }],
+    [{ weights: 'int4' }, true, { weights: 'int4:g32:asym', activations: 'none' }],
+    [{ weights: 'int4' }, false, { weights: 'int4:g32:asym', activations: 'none' }],
+    [{ weights: 'int4', activations: 'uint8' }, true, { weights: 'int4:channel:sym', activations: 'uint8' }],
+    [{ weights: 'int4:tensor:asym', activations: 'int8' }, true, { weights: 'int4:tensor:asym', activations: 'int8' }],
+    [{ weights: 'float' }, true, { weights: 'float', activations: 'none' }],
+    [{ activations: 'float16' }, true, { weights: 'float16', activations: 'float16' }],
+    [{ activations: 'dynamic' }, false, { weights: 'int8:channel:sym', activations: 'dynamic' }],
+  ])('%o, samples given: %s', (input, calibrated, expected) => {
+    expect(makeRecipe(input, calibrated)).toMatchObject(expected);
+  });
+
+  test('int16 activations are symmetric, as runtimes want them, others not', () => {
+    expect(makeRecipe({ activations: 'int16' }, true).symmetricActivations).toBe(true);
+    expect(makeRecipe({ activations: 'uint16' }, true).symmetricActivations).toBe(false);
+    expect(makeRecipe({ activations: 'int16', symmetricActivations: false }, true).symmetricActivations).toBe(false);
+  });
+
+  test('a recipe made from a recipe is the same', () => {
+    const recipe = makeRecipe({ weights: 'uint4:g64', exclude: ['a*'], range: 'percentile' }, true);
+    expect(makeRecipe(recipe, true)).toEqual(recipe);
+    expect(JSON.parse(JSON.stringify(recipe))).toEqual(recipe);
+  });
+});
+
+describe('refusals', () => {
+  const cases: [object, string][] = [
+    [{ wieghts: 'int8' }, 'setting: expected one of weights'],
+    [{ weights: 'int9' }, 'format: expected one of'],
+    [{ activations: 'uint3' }, 'activations: expected one of none, dynamic'],
+    [{ activations: 'uint8', weights: 'int4:g32' }, 'weights int4:g32: expected :channel or :tensor'],
+    [{ range: 'best' }, 'range: expected one of'],
+    [{ weightRange: 'moving-average' }, 'weightRange: expected one of search'],
+    [{ lowering: 'magic' }, 'lowering: expected one of auto'],
+    [{ lowering: 'qdq', activations: 'none' }, 'lowering qdq: expected static activations, got "none"'],
+    [{ lowering: 'qoperator', activations: 'uint16' }, 'lowering qoperator: expected uint8 or int8'],
+    [{ lowering: 'dynamic', activations: 'uint8' }, 'lowering dynamic: expected --activations dynamic'],
+    [{ percentile: 50 }, 'percentile: expected more than 50'],
+    [{ accuracyLevel: 2 }, 'accuracyLevel: expected 0 or 4'],
+    [{ rules: [{ match: { name: 'x' }, use: {} }] }, 'rule 1, match: expected one of op'],
+    [{ rules: [{ match: {}, use: { scheme: 'int8' } }] }, 'rule 1, use: expected one of weights'],
+    [{ rules: [{ match: {}, use: { range: 'x' } }] }, 'rule 1, range: expected one of'],
+    [{ rules: [{ match: {}, use: { lowering: 'x' } }] }, 'rule 1, lowering: expected one of'],
+    [{ rules: [{ match: {}, use: { weights: 'int4:g1' } }] }, 'expected a block size'],
+    [{ rules: ['x'] }, 'rule 1: expected {"match"'],
+  ];
+  test.each(cases)('%o', (input, message) => {
+    try {
+      makeRecipe(input as RecipeInput, true);
+      expect.unreachable();
+    } catch (error) {
+      expect(isHalftoneError(error) && error.code).toBe('usage');
+      expect((error as Error).message).toContain(message);
+    }
+  });
+
+  test('files that hold no settings', () => {
+    expect(() => parseRecipe('{', 'r.json')).toThrow('recipe "r.json": expected JSON');
+    expect(() => parseRecipe('[]', 'r.json')).toThrow('recipe "r.json": expected a JSON object of settings');
+    expect(() => parseRecipe('null', 'r.json')).toThrow('recipe "r.json": expected a JSON object of settings');
+    expect(parseRecipe('{"weights": "int4"}', 'r.json')).toEqual({ weights: 'int4' });
+  });
+});
+
+test.each<[string, string, boolean]>([
+  ['conv1', 'conv1', true],
+  ['conv1', 'conv10', false],
+  ['conv*', 'conv10', true],
+  ['*conv', 'layer/conv', true],
+  ['*conv*', 'a/conv/b', true],
+  ['a*b*c', 'a-b-c', true],
+  ['a*b*c', 'a-c-b', false],
+  ['ab*ba', 'aba', false],
+  ['*', '', true],
+  ['a**b', 'ab', true],
+  ['a.c', 'abc', false],
+])('%s on "%s": %s', (pattern, text, expected) => {
+  expect(matches(pattern, text)).toBe(expected);
+});
