@@ -2,8 +2,8 @@
 // onnxruntime-node carries its CPU library in the package; its install script only fetches GPU libraries, which
 // halftone does not use and whose host may be unreachable, so the script is told to skip them.
 import { spawnSync } from 'node:child_process';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { createHash } from 'node:crypto';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 
 const run = (command, args, env = {}) => {
   const result = spawnSync(command, args, {
@@ -16,7 +16,8 @@ const run = (command, args, env = {}) => {
 
 const stamp = 'node_modules/.halftone-installed';
 const digest = createHash('sha256').update(readFileSync('package-lock.json')).digest('hex');
-const current = existsSync(stamp) && readFileSync(stamp, 'utf8') === digest && existsSync('node_modules/onnxruntime-node');
+const current =
+  existsSync(stamp) && readFileSync(stamp, 'utf8') === digest && existsSync('node_modules/onnxruntime-node');
 if (!current) {
   run('npm', ['ci', '--no-audit', '--no-fund', '--loglevel=error'], { ONNXRUNTIME_NODE_INSTALL: 'skip' });
   writeFileSync(stamp, digest);

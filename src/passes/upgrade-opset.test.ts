@@ -487,16 +487,16 @@ describe('forms', () => {
   });
 
   test('Softmax keeps to one operator where one axis says the same', () => {
-    const after = (one: Partial<Case>) => {
+    const upgraded = (one: Partial<Case>) => {
       const { model } = build({ name: '', opset: 11, op: 'Softmax', inputs: [x234], ...one });
       upgradeOpset(model, 13);
       const softmax = model.graph.nodes.find((node) => node.op === 'Softmax');
       return [...operators(model), softmax?.int('axis')];
     };
-    expect(after({ attributes: { axis: 2 } })).toEqual(['Softmax', -1]);
-    expect(after({ inputs: [noise([2, 7, 1, 1])] })).toEqual(['Softmax', 1]);
-    expect(after({})).toEqual(['Flatten', 'Softmax', 'Reshape', -1]);
-    expect(after({ unknownRank: true })).toEqual(['Shape', 'Flatten', 'Softmax', 'Reshape', -1]);
+    expect(upgraded({ attributes: { axis: 2 } })).toEqual(['Softmax', -1]);
+    expect(upgraded({ inputs: [noise([2, 7, 1, 1])] })).toEqual(['Softmax', 1]);
+    expect(upgraded({})).toEqual(['Flatten', 'Softmax', 'Reshape', -1]);
+    expect(upgraded({ unknownRank: true })).toEqual(['Shape', 'Flatten', 'Softmax', 'Reshape', -1]);
   });
 
   test('the IR version rises to what the operator set was released with, never falls', () => {

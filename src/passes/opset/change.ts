@@ -61,7 +61,7 @@ export function elementTypeOf(value: Value): DType | undefined {
     if (current.tensor) return current.tensor.dtype;
     if (current.type?.dtype) return current.type.dtype;
     const node: Node | undefined = current.producer;
-    if (!node || node.domain !== '' || node.subgraphs.length > 0 || node.outputs[0] !== current) return undefined;
+    if (node?.domain !== '' || node.subgraphs.length > 0 || node.outputs[0] !== current) return undefined;
     if (node.op === 'Cast') {
       const number = node.int('to');
       return (Object.keys(dtypes) as DType[]).find((name) => dtypes[name].onnx === number);

@@ -21,13 +21,20 @@ function setScales(node: Node, scales: Value, target: number): void {
  */
 function applyResize11(node: Node, target: number): void {
   const scales = node.input(1);
-  if (node.attributes.has('coordinate_transformation_mode')) return setScales(node, scales, target);
+  if (node.attributes.has('coordinate_transformation_mode')) {
+    setScales(node, scales, target);
+    return;
+  }
   node.set('coordinate_transformation_mode', 'asymmetric');
-  if (node.string('mode', 'nearest') !== 'nearest') return setScales(node, scales, target);
+  if (node.string('mode', 'nearest') !== 'nearest') {
+    setScales(node, scales, target);
+    return;
+  }
   const known = scales.isConstant ? Array.from(scales.tensor!.floats()) : undefined;
   if (known?.every((scale) => scale >= 1) || known?.every((scale) => scale <= 1)) {
     node.set('nearest_mode', known.every((scale) => scale >= 1) ? 'floor' : 'ceil');
-    return setScales(node, scales, target);
+    setScales(node, scales, target);
+    return;
   }
   // Both at once, or unknown: first enlarge, then shrink. Each axis takes part in one of the two.
   const one = constantFor(node, 'one', Tensor.float32([], [1]));
