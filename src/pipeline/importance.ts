@@ -10,11 +10,13 @@ import type { Need, Statistics } from './calibrate.ts';
 import type { CorrectionTarget } from './correction.ts';
 import type { WeightPlan } from './plan.ts';
 
-/** What calibration must collect: moments of the inputs of layers whose columns are input channels. */
-export function importanceNeeds(targets: readonly CorrectionTarget[]): Need[] {
+/** What calibration must collect over the first `samples` batches: moments of the inputs of layers whose columns are input channels. */
+export function importanceNeeds(targets: readonly CorrectionTarget[], samples: number): Need[] {
   return targets.flatMap(({ weight }) => {
     const input = inputOf(weight);
-    return input ? [{ tensor: input.tensor, statistic: 'moments' as const, channelAxis: input.channelAxis }] : [];
+    return input
+      ? [{ tensor: input.tensor, statistic: 'moments' as const, channelAxis: input.channelAxis, samples }]
+      : [];
   });
 }
 

@@ -177,8 +177,9 @@ function bytesOf(model: Model): number {
 
 const sized: [string, QuantizeOptions][] = [
   ['models/resnet20-cifar10.onnx', { weights: 'int8' }],
-  ['models/resnet20-cifar10.onnx', { weights: 'int4:g32' }],
-  ['models/resnet20-cifar10.onnx', { weights: 'int3:g64:sym' }],
+  // Dead filters have scales that float16 cannot hold, and whole tensors then fall back: a plan cannot know.
+  ['models/resnet20-cifar10.onnx', { weights: 'int4:g32:scale32' }],
+  ['models/resnet20-cifar10.onnx', { weights: 'int3:g64:sym:scale32' }],
   ['models/squeezenet1.1.onnx', { weights: 'uint5:channel' }],
   ['models/shakespeare-gpt.onnx', { weights: 'int8' }],
   ['models/shakespeare-gpt.onnx', { weights: 'int4:g32' }],

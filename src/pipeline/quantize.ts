@@ -10,7 +10,7 @@ import { createErrorMeter } from '../metrics/error.ts';
 import { rangeOf } from '../ranges/index.ts';
 import type { Runtime } from '../runtime/runtime.ts';
 import type { Samples } from '../samples/sample.ts';
-import { batches, split, take } from '../samples/select.ts';
+import { batches, isHeldOut, split, take } from '../samples/select.ts';
 import { lowerModel, solveWeights, tidy } from './apply.ts';
 import { calibrate, type Need, type Statistics } from './calibrate.ts';
 import { type CompareOptions, compare } from './compare.ts';
@@ -26,7 +26,7 @@ import { convertToFloat16 } from './float16.ts';
 import { importanceNeeds } from './importance.ts';
 import { makePlan, type Plan, type Planning } from './plan.ts';
 import { cloneModel, prepare, refuseQuantized } from './prepare.ts';
-import { makeRecipe, type Recipe, type RecipeInput } from './recipe.ts';
+import { makeRecipe, type Recipe, type RecipeInput, recipeKeys } from './recipe.ts';
 import type { Report } from './report.ts';
 import { type Matrices, simulate } from './simulate.ts';
 
@@ -100,23 +100,6 @@ function recipeOf(options: QuantizeOptions): Recipe {
   return recipe;
 }
 
-const recipeKeys: readonly (keyof RecipeInput)[] = [
-  'weights',
-  'activations',
-  'range',
-  'percentile',
-  'weightRange',
-  'lowering',
-  'symmetricActivations',
-  'reduceRange',
-  'uniform',
-  'opTypes',
-  'exclude',
-  'accuracyLevel',
-  'biasCorrection',
-  'rules',
-];
-
 /**
  * Quantizes a model. `model` itself is not changed.
  * @throws HalftoneError `usage`, `missing-data`, `unsupported` or `runtime`; the signal's reason when aborted.
@@ -146,7 +129,7 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
     const needs = [
       ...activationNeeds(draft, recipe),
       ...correctionNeeds(targets, correctionBatches),
-      ...importanceNeeds(targets),
+      ...importanceNeeds(targets, correctionBatches),
     ];
     statistics = await calibrate(prepared.model, parts.calibration, needs, runtime, {
       ...shared,
@@ -169,14 +152,14 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
     const copy = planned();
     const own = correctionTargets(copy);
     const plain = simulate(planned(), matrices);
-    const before = await outputNoise(prepared.model, plain.model, parts.heldOut, runtime);
+    const before = await outputNoise(prepared.model, plain.model, parts.heldOut, runtime, options.threads);
     const simulation = simulate(copy, matrices);
     const samples = take(parts.calibration, correctionBatches);
     const found = await findCorrections(simulation, own, statistics, samples, runtime, {
       ...shared,
       onProgress: progress('correct'),
     });
-    const after = await outputNoise(prepared.model, simulation.model, parts.heldOut, runtime);
+    const after = await outputNoise(prepared.model, simulation.model, parts.heldOut, runtime, options.threads);
     const kept = after <= before;
     if (kept) corrections = found;
     else notes.push('Bias correction was taken back: on held-out samples the outputs were closer without it.');
@@ -315,14 +298,21 @@ async function partsOf(samples: Samples, limit: number, model: Model): Promise<S
     heldOut,
     separate: true,
     count,
-    labels: (all) => all.slice(0, count).filter((_, index) => index % holdOutEvery === holdOutEvery - 1),
+    labels: (all) => all.slice(0, count).filter((_, index) => isHeldOut(index, holdOutEvery)),
   };
 }
 
 /** Noise of all outputs relative to their signal, on a few samples. */
-async function outputNoise(float: Model, quantized: Model, samples: Samples, runtime: Runtime): Promise<number> {
-  const a = await runtime.open(writeOnnx(float));
-  const b = await runtime.open(writeOnnx(quantized));
+async function outputNoise(
+  float: Model,
+  quantized: Model,
+  samples: Samples,
+  runtime: Runtime,
+  threads: number | undefined,
+): Promise<number> {
+  const settings = threads ? { threads } : {};
+  const a = await runtime.open(writeOnnx(float), settings);
+  const b = await runtime.open(writeOnnx(quantized), settings);
   const meter = createErrorMeter();
   try {
     let count = 0;

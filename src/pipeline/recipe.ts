@@ -67,7 +67,8 @@ export interface Recipe {
 /** Settings as callers give them; everything is optional. */
 export type RecipeInput = Partial<Recipe>;
 
-const keys: readonly (keyof Recipe)[] = [
+/** The settings that a recipe may hold. */
+export const recipeKeys: readonly (keyof Recipe)[] = [
   'weights',
   'activations',
   'range',
@@ -91,7 +92,7 @@ const keys: readonly (keyof Recipe)[] = [
  */
 export function makeRecipe(input: RecipeInput, calibrated: boolean): Recipe {
   for (const key of Object.keys(input)) {
-    if (!keys.includes(key as keyof Recipe)) throw usage('setting', keys.join(', '), key);
+    if (!recipeKeys.includes(key as keyof Recipe)) throw usage('setting', recipeKeys.join(', '), key);
   }
   const narrow = input.weights !== undefined && (input.weights === 'float' || bitsOf(input.weights) !== 8);
   const activations = input.activations ?? (calibrated && !narrow ? 'uint8' : 'none');
