@@ -79,7 +79,8 @@ export async function calibrate(
         options.signal?.throwIfAborted();
         observe(accumulators, feeds, done);
         if (session) observe(accumulators, await session.run(feeds), done);
-        options.onProgress?.(++done, samples.count);
+        done++;
+        options.onProgress?.(done, samples.count);
       }
     } finally {
       await session?.close();

@@ -149,7 +149,8 @@ async function compareOutputs(a: Session, b: Session, samples: Samples, float: M
       );
       rows += rowCount;
     }
-    options.onProgress?.(++count, samples.count);
+    count++;
+    options.onProgress?.(count, samples.count);
   }
   const errors = [...meters].map(([tensor, meter]) => ({ tensor, ...meter.summary() }));
   return { errors, agreement: agreement.summary(), count, first };
