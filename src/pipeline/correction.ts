@@ -89,7 +89,7 @@ function targetOf(weight: Weight, node: Node, planning: Planning): CorrectionTar
       const channels = shape[1];
       const sum = node.output().soleUser;
       const input = sum?.is('Add')
-        ? sum.inputs.findIndex((value) => value?.isConstant && value.tensor?.size === channels)
+        ? sum.inputs.findIndex((value) => value?.isConstant && isPerChannel(value, channels))
         : -1;
       // In integer arithmetic the sum has a quantized constant of its own, which holds no correction.
       if (!sum || input < 0 || planning.integer?.units.has(sum))
@@ -104,8 +104,13 @@ function targetOf(weight: Weight, node: Node, planning: Planning): CorrectionTar
 function biasFits(bias: Value | undefined, channels: number): boolean {
   if (!bias) return true;
   return (
-    bias.isConstant && bias.tensor?.dtype === 'float32' && (bias.tensor.size === channels || bias.tensor.size === 1)
+    bias.isConstant && bias.tensor?.dtype === 'float32' && (isPerChannel(bias, channels) || bias.tensor.size === 1)
   );
+}
+
+/** True for [channels] and [1, channels]; [channels, 1] is as large, but one number a row. */
+function isPerChannel({ tensor }: Value, channels: number): boolean {
+  return tensor !== undefined && tensor.size === channels && (tensor.shape.at(-1) ?? 1) === channels;
 }
 
 /** What calibration must collect of the float model, over the first `samples` samples. */
