@@ -2,6 +2,7 @@
  * `npm run bench:accuracy [-- --only NAME] [--quick] [--set KEY=JSON]`: quantizes the shared models, measures what was
  * lost and gained, and writes docs/benchmarks.md. With an option it only prints: a part is not the whole table.
  */
+import { loadavg } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -48,6 +49,7 @@ if (absent) {
 const wanted = (name: string) => !values.only || values.only.some((part) => name.includes(part));
 const settings = settingsOf(values.set ?? []);
 const runtime = await openRuntime();
+const [loadBefore] = loadavg();
 const results: Measured[] = [];
 let failures = 0;
 
@@ -84,11 +86,10 @@ if (wanted('memory')) {
 }
 
 const partial = values.only !== undefined || values.quick || values.set !== undefined || values.recipe !== undefined;
-const command = ['npm run bench:accuracy', ...(process.argv.length > 2 ? ['--', ...process.argv.slice(2)] : [])].join(
-  ' ',
-);
+const program = process.env.npm_lifecycle_event ? 'npm run bench:accuracy --' : 'npx tsx bench/accuracy.ts';
+const command = [program, ...process.argv.slice(2)].join(' ').replace(/ --$/, '');
 const sections = [
-  provenance(`${runtime.id} ${runtime.version}`, command),
+  provenance(`${runtime.id} ${runtime.version}`, command, loadBefore),
   `### Accuracy\n\n${accuracyTable(results)}`,
   `### Size and speed\n\nOne sample at a time, 2 threads, medians of interleaved runs.\n\n${speedTable(results)}`,
   ...(uses.size > 0

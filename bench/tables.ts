@@ -1,6 +1,7 @@
 /** Writes what was measured as Markdown, and puts it between the markers of docs/benchmarks.md. */
+import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
-import { cpus, release, totalmem, type } from 'node:os';
+import { cpus, loadavg, release, totalmem, type } from 'node:os';
 import { dropOf, type Measured, natsOf } from './measure.ts';
 import { type MemoryUse, memoryGoal, type Task } from './memory.ts';
 
@@ -28,7 +29,7 @@ export function accuracyTable(results: readonly Measured[]): string {
       quantized,
       change,
       agreement ? percent(100 * agreement.top1) : '–',
-      sqnr === Number.POSITIVE_INFINITY ? 'equal' : sqnr.toFixed(1),
+      sqnr === Number.POSITIVE_INFINITY ? 'equal' : signed(sqnr, 1).replace('+', ''),
       checks.map((item) => item.text).join('; ') || '–',
       checks.length === 0 ? '–' : mark(missed.length === 0),
       row.peer,
@@ -127,15 +128,24 @@ export function collapseList(results: readonly Measured[]): string {
 }
 
 /** Where, when and by what the figures came about. */
-export function provenance(runtime: string, command: string): string {
+export function provenance(runtime: string, command: string, loadBefore: number): string {
   const [cpu] = cpus();
   const memory = `${(totalmem() / 2 ** 30).toFixed(0)} GiB`;
   return [
     `- Machine: ${cpu?.model.trim() ?? 'unknown processor'}, ${cpus().length} cores, ${memory}, ${type()} ${release()}`,
-    `- Versions: Node ${process.versions.node}, ${runtime}`,
+    `- Versions: halftone at ${revision()}, Node ${process.versions.node}, ${runtime}`,
+    `- Load average: ${loadBefore.toFixed(1)} before, ${loadavg()[0].toFixed(1)} after; timings count only where the first is near 0 and the second near 2`,
     `- Date: ${new Date().toISOString().slice(0, 10)}`,
     `- Command: \`${command}\``,
   ].join('\n');
+}
+
+/** The commit measured, and whether the sources differ from it. */
+function revision(): string {
+  const git = (...args: string[]) => spawnSync('git', args, { encoding: 'utf8' }).stdout?.trim() ?? '';
+  const commit = git('rev-parse', '--short', 'HEAD');
+  if (commit === '') return 'an unknown commit';
+  return git('status', '--porcelain', '--', 'src') === '' ? `commit ${commit}` : `commit ${commit} with changes`;
 }
 
 const begin = '<!-- bench:accuracy begin -->';
