@@ -188,14 +188,15 @@ const sized: [string, QuantizeOptions][] = [
   ['models/mobilenet-v2.onnx', { weights: 'float16' }],
 ];
 
-test.each(sized)('%s %o: predicted sizes are within 2 %% of the real ones', async (file, options) => {
-  if (!files.has(file)) return;
-  const model = readModel(asset(file));
-  const { model: result, report } = await quantizeModel(model, { ...options, compare: false }, await openRuntime());
-  const { predictedBytes, floatBytes } = report.plan;
-  const actual = bytesOf(result);
-  expect(Math.abs(actual - predictedBytes) / actual).toBeLessThan(0.02);
-  expect(predictedBytes).toBeLessThan(floatBytes);
+describe.each(sized)('%s %o', (file, options) => {
+  test.skipIf(!files.has(file))('predicted sizes are within 2 % of the real ones', async () => {
+    const model = readModel(asset(file));
+    const { model: result, report } = await quantizeModel(model, { ...options, compare: false }, await openRuntime());
+    const { predictedBytes, floatBytes } = report.plan;
+    const actual = bytesOf(result);
+    expect(Math.abs(actual - predictedBytes) / actual).toBeLessThan(0.02);
+    expect(predictedBytes).toBeLessThan(floatBytes);
+  });
 });
 
 test('a plan with made-up samples corrects nothing and claims nothing', async () => {

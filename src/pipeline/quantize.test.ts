@@ -8,9 +8,11 @@ import { readModel } from '../files/onnx/node.ts';
 import { writeOnnx } from '../files/onnx/write.ts';
 import { checkModel } from '../graph/check.ts';
 import type { Model } from '../graph/model.ts';
+import type { Value } from '../graph/value.ts';
 import { findWeights } from '../lowerings/weight.ts';
 import { openRuntime } from '../runtime/node.ts';
 import { Tensor } from '../tensor/tensor.ts';
+import { batchesFor } from './batching.ts';
 import { type QuantizeOptions, quantizeModel } from './quantize.ts';
 
 const runtime = await openRuntime();
@@ -163,6 +165,35 @@ describe('the same again', () => {
     const { model: result } = await plain(model, { weights: 'float' });
     const feeds = noiseSamples(model, 1)[0];
     expect(difference(await run(model, feeds), await run(result, feeds))).toBeLessThan(1e-6);
+  });
+});
+
+describe('samples', () => {
+  const free = (build: (b: Builder, x: Value) => Value) => {
+    const b = new Builder();
+    const x = b.input('x', [1, 16]);
+    x.type = { dtype: 'float32', shape: ['N', 16] };
+    return b.output(build(b, x)).model;
+  };
+  const rowsOf = async (model: Model) => {
+    const samples = samplesOf(Array.from({ length: 5 }, (_, index) => ({ x: noiseTensor([1, 16], index) })));
+    const rows: number[] = [];
+    for await (const feeds of await batchesFor(model, samples, 4, runtime)) rows.push(feeds.x.shape[0]);
+    return rows;
+  };
+
+  test('run together where the model takes them', async () => {
+    expect(await rowsOf(free((b, x) => b.add('MatMul', [x, b.weight([16, 8])])))).toEqual([4, 1]);
+  });
+
+  test('run one by one where a shape inside is fixed, whatever the input declares', async () => {
+    expect(await rowsOf(free((b, x) => b.add('Reshape', [x, b.ints(1, 16)])))).toEqual([1, 1, 1, 1, 1]);
+    expect(await rowsOf(free((b, x) => b.add('Reshape', [x, b.ints(1, -1)])))).toEqual([1, 1, 1, 1, 1]);
+  });
+
+  test('run one by one where the input has a fixed batch', async () => {
+    const b = new Builder();
+    expect(await rowsOf(b.output(b.add('Tanh', [b.input('x', [1, 16])])).model)).toEqual([1, 1, 1, 1, 1]);
   });
 });
 

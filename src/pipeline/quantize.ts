@@ -10,8 +10,9 @@ import { createErrorMeter } from '../metrics/error.ts';
 import { rangeOf } from '../ranges/index.ts';
 import type { Runtime } from '../runtime/runtime.ts';
 import type { Samples } from '../samples/sample.ts';
-import { batches, isHeldOut, split, take } from '../samples/select.ts';
+import { isHeldOut, split, take } from '../samples/select.ts';
 import { lowerModel, solveWeights, tidy } from './apply.ts';
+import { batchesFor } from './batching.ts';
 import { calibrate, type Need, type Statistics } from './calibrate.ts';
 import { type CompareOptions, compare } from './compare.ts';
 import {
@@ -120,7 +121,7 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
   const prepared = opset > first.model.opset ? await prepare(first.model, runtime, opset) : first;
 
   const parts = options.calibration
-    ? await partsOf(options.calibration, options.samples ?? defaultSamples, model)
+    ? await partsOf(options.calibration, options.samples ?? defaultSamples, model, runtime)
     : undefined;
   const draft = makePlan(prepared.model, recipe);
   const targets = parts && recipe.biasCorrection && !parts.samples.synthetic ? correctionTargets(draft) : [];
@@ -266,8 +267,8 @@ interface SampleParts {
   labels(all: readonly number[]): readonly number[];
 }
 
-/** Splits the samples, and joins them to batches where every input of the model lets the leading axis be free. */
-async function partsOf(samples: Samples, limit: number, model: Model): Promise<SampleParts> {
+/** Splits the samples, and joins those that calibrate to batches where the model takes them. */
+async function partsOf(samples: Samples, limit: number, model: Model, runtime: Runtime): Promise<SampleParts> {
   const limited = take(samples, limit);
   let count = limited.count;
   if (count === undefined) {
@@ -277,14 +278,11 @@ async function partsOf(samples: Samples, limit: number, model: Model): Promise<S
   if (count === 0) {
     throw new HalftoneError('missing-data', `${samples.description}: expected samples, got none`);
   }
-  const free = model.graph.inputs
-    .filter((input) => !input.tensor)
-    .every((input) => typeof input.type?.shape?.[0] !== 'number' && (input.type?.shape?.length ?? 0) > 0);
-  const batched = (part: Samples) => (free ? batches(part, batchSize) : part);
+  const batched = (part: Samples) => batchesFor(model, part, batchSize, runtime);
   if (count < minSamplesToSplit) {
     return {
       samples,
-      calibration: batched(limited),
+      calibration: await batched(limited),
       heldOut: limited,
       separate: false,
       count,
@@ -294,7 +292,7 @@ async function partsOf(samples: Samples, limit: number, model: Model): Promise<S
   const { calibration, heldOut } = split(limited, { every: holdOutEvery });
   return {
     samples,
-    calibration: batched(calibration),
+    calibration: await batched(calibration),
     heldOut,
     separate: true,
     count,
