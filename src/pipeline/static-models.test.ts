@@ -50,7 +50,7 @@ const floatLayers = ['Conv', 'FusedConv', 'Gemm', 'FusedGemm', 'MatMul', 'FusedM
 describe.each(Object.entries(cases))('%s', (file, { floor }) => {
   test.skipIf(!files.has(file))('runs in integers, with pairs and without', async () => {
     const model = readModel(asset(file));
-    const samples = await realSamples[file](model, 12);
+    const samples = await realSamples[file](model, 6);
     const calibration = samples.filter((_, index) => index % 3 !== 2);
     const heldOut = samples.filter((_, index) => index % 3 === 2);
 
