@@ -86,7 +86,8 @@ if (wanted('memory')) {
 }
 
 const partial = values.only !== undefined || values.quick || values.set !== undefined || values.recipe !== undefined;
-const program = process.env.npm_lifecycle_event ? 'npm run bench:accuracy --' : 'npx tsx bench/accuracy.ts';
+const program =
+  process.env.npm_lifecycle_event === 'bench:accuracy' ? 'npm run bench:accuracy --' : 'npx tsx bench/accuracy.ts';
 const command = [program, ...process.argv.slice(2)].join(' ').replace(/ --$/, '');
 const sections = [
   provenance(`${runtime.id} ${runtime.version}`, command, loadBefore),
