@@ -20,6 +20,9 @@ const planesOf: Readonly<Record<number, readonly number[]>> = {
   8: [8],
 };
 
+/** What values between packed codes and the result are called: names are stored at each use, so these are short. */
+export const inner = 'h';
+
 /** Codes as 0 … 2^bits − 1. */
 export function unsignedCodes(codes: Codes, min: number): Uint8Array | Uint16Array {
   const unsigned = codes.BYTES_PER_ELEMENT === 1 ? new Uint8Array(codes.length) : new Uint16Array(codes.length);
@@ -47,32 +50,32 @@ export function packedCodes(
 ): Value {
   if (bits === 16) {
     const value = graph.addInitializer(`${name}/codes`, new Tensor('uint16', shape, bytesOf(codes)));
-    return cast(graph, value, 'float32', `${name}/float`);
+    return cast(graph, value, 'float32', inner);
   }
   const planes = planesOf[bits];
   if (!planes) throw new HalftoneError('internal', `"${name}": expected codes of 1 to 8 or 16 bits, got ${bits}`);
   if (bits === 8) {
-    return cast(graph, graph.addInitializer(`${name}/codes`, Tensor.uint8(shape, codes)), 'float32', `${name}/float`);
+    return cast(graph, graph.addInitializer(`${name}/codes`, Tensor.uint8(shape, codes)), 'float32', inner);
   }
   let sum: Value | undefined;
   let offset = 0;
   for (const plane of planes) {
-    const part = unpackedPlane(graph, constants, name, codes, plane, offset);
+    const part = unpackedPlane(graph, constants, name, codes, plane, offset, planes.length);
     if (sum) {
       const weight = constants.get(`two_to_${offset}`, () => Tensor.float32([], [2 ** offset]));
-      const scaled = op(graph, 'Mul', [part, weight], `${name}/scaled`);
-      sum = op(graph, 'Add', [sum, scaled], `${name}/sum`);
+      const scaled = op(graph, 'Mul', [part, weight], inner);
+      sum = op(graph, 'Add', [sum, scaled], inner);
     } else {
       sum = part;
     }
     offset += plane;
   }
   if (!sum) throw new HalftoneError('internal', `"${name}": expected at least one plane of bits`);
-  return reshape(graph, constants, sum, shape, `${name}/float`);
+  return reshape(graph, constants, sum, shape, inner);
 }
 
 /**
- * `width` bits of each code from bit `offset` on, as float32 of shape [count]. Codes that share a byte are far apart:
+ * `width` bits of each code from bit `offset` on, as float32: [count], or [8 / width, bytes] in the same order. Codes that share a byte are far apart:
  * byte b of B holds codes b, B + b, 2·B + b …, the first in its lowest bits. Shifts then run over long rows; over pairs
  * of 4-bit neighbours they take about twelve times as long (measured, onnxruntime 1.30).
  */
@@ -83,6 +86,7 @@ function unpackedPlane(
   codes: Uint8Array | Uint16Array,
   width: number,
   offset: number,
+  planes: number,
 ): Value {
   const perByte = 8 / width;
   const length = Math.ceil(codes.length / perByte);
@@ -100,14 +104,17 @@ function unpackedPlane(
     ),
   );
   const right = constants.get(`right_${width}`, () => Tensor.uint8([], [8 - width]));
-  const high = op(graph, 'BitShift', [packed, left], `${name}/high`, { direction: 'LEFT' });
-  const low = op(graph, 'BitShift', [high, right], `${name}/low`, { direction: 'RIGHT' });
-  let floats = cast(graph, low, 'float32', `${name}/bits`);
-  floats = reshape(graph, constants, floats, [length * perByte], `${name}/flat`);
-  if (length * perByte === codes.length) return floats;
+  const high = op(graph, 'BitShift', [packed, left], inner, { direction: 'LEFT' });
+  const low = op(graph, 'BitShift', [high, right], inner, { direction: 'RIGHT' });
+  const rows = cast(graph, low, 'float32', inner);
+  const whole = length * perByte === codes.length;
+  // The one plane of 1, 2 or 4-bit codes is brought into its final shape by the caller.
+  if (whole && planes === 1) return rows;
+  const floats = reshape(graph, constants, rows, [length * perByte], inner);
+  if (whole) return floats;
   const start = constants.get('zero', () => Tensor.int64([1], [0]));
   const end = constants.get(`length_${codes.length}`, () => Tensor.int64([1], [codes.length]));
-  return op(graph, 'Slice', [floats, start, end], `${name}/cut`);
+  return op(graph, 'Slice', [floats, start, end], inner);
 }
 
 /** A node with one new output, which it returns. */
@@ -139,7 +146,7 @@ export function scaleValue(
   shape: Shape,
 ): Value {
   if (scaleType === 'float32') return graph.addInitializer(name, Tensor.float32(shape, scales));
-  return cast(graph, graph.addInitializer(name, Tensor.float16(shape, scales)), 'float32', `${name}/float`);
+  return cast(graph, graph.addInitializer(name, Tensor.float16(shape, scales)), 'float32', inner);
 }
 
 /** True when every zero point is the same number, so that one stored number is enough. */

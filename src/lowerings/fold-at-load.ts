@@ -4,6 +4,7 @@
  */
 import { intFormatOf } from '../formats/index.ts';
 import type { QuantizedMatrix } from '../formats/quantized.ts';
+import type { Scheme } from '../formats/scheme.ts';
 import type { Graph } from '../graph/graph.ts';
 import type { Value } from '../graph/value.ts';
 import {
@@ -15,7 +16,17 @@ import {
   rowsInTensorOrder,
 } from '../tensor/matrix-view.ts';
 import { bytesOf, Tensor } from '../tensor/tensor.ts';
-import { cast, op, packedBytes, packedCodes, reshape, scaleValue, sharedZeroPoint, unsignedCodes } from './codes.ts';
+import {
+  cast,
+  inner,
+  op,
+  packedBytes,
+  packedCodes,
+  reshape,
+  scaleValue,
+  sharedZeroPoint,
+  unsignedCodes,
+} from './codes.ts';
 import type { SharedConstants, Weight, WeightLowering } from './weight.ts';
 
 export const foldAtLoad = {
@@ -62,11 +73,11 @@ function rebuildRows(graph: Graph, weight: Weight, matrix: QuantizedMatrix, cons
       `${name}/codes`,
       new Tensor(format.bits === 8 ? 'int8' : 'int16', view.shape, bytesOf(codes)),
     );
-    return op(graph, 'Mul', [cast(graph, stored, 'float32', `${name}/float`), scale], `${name}/weight`);
+    return op(graph, 'Mul', [cast(graph, stored, 'float32', inner), scale], `${name}/weight`);
   }
   const floats = packedCodes(graph, constants, name, unsignedCodes(codes, format.min), format.bits, view.shape);
   const zeroPoint = zeroPointValue(graph, name, matrix, constants, inOrder(matrix.zeroPoints), parameterShape);
-  const centred = op(graph, 'Sub', [floats, zeroPoint], `${name}/centred`);
+  const centred = op(graph, 'Sub', [floats, zeroPoint], inner);
   return op(graph, 'Mul', [centred, scale], `${name}/weight`);
 }
 
@@ -82,25 +93,25 @@ function rebuildBlocks(graph: Graph, weight: Weight, matrix: QuantizedMatrix, co
   const parameterShape = [rows, blocks, 1];
 
   /** Where the last block is short, every column gets its own copy of the parameter. */
-  const spread = (value: Value, what: string): Value => {
+  const spread = (value: Value): Value => {
     if (!ragged) return value;
     const target = constants.get(`shape_${rows}x${blocks}x${blockSize}`, () =>
       Tensor.int64([3], [rows, blocks, blockSize]),
     );
-    const expanded = op(graph, 'Expand', [value, target], `${name}/${what}_expanded`);
-    const flat = reshape(graph, constants, expanded, [rows, blocks * blockSize], `${name}/${what}_flat`);
+    const expanded = op(graph, 'Expand', [value, target], inner);
+    const flat = reshape(graph, constants, expanded, [rows, blocks * blockSize], inner);
     const start = constants.get('zero', () => Tensor.int64([1], [0]));
     const end = constants.get(`length_${columns}`, () => Tensor.int64([1], [columns]));
     const axis = constants.get('one', () => Tensor.int64([1], [1]));
-    return op(graph, 'Slice', [flat, start, end, axis], `${name}/${what}_columns`);
+    return op(graph, 'Slice', [flat, start, end, axis], inner);
   };
 
   const floats = packedCodes(graph, constants, name, unsignedCodes(matrix.codes, format.min), format.bits, shape);
   const zeroPoint = zeroPointValue(graph, name, matrix, constants, matrix.zeroPoints, parameterShape);
   const scale = scaleValue(graph, `${name}/scale`, matrix.scales, matrix.scheme.scaleType, parameterShape);
   const shared = sharedZeroPoint(matrix) !== undefined;
-  const centred = op(graph, 'Sub', [floats, shared ? zeroPoint : spread(zeroPoint, 'zero_point')], `${name}/centred`);
-  const scaled = op(graph, 'Mul', [centred, spread(scale, 'scale')], `${name}/scaled`);
+  const centred = op(graph, 'Sub', [floats, shared ? zeroPoint : spread(zeroPoint)], inner);
+  const scaled = op(graph, 'Mul', [centred, spread(scale)], inner);
   const ordered = reshape(graph, constants, scaled, permutedShape(view), `${name}/weight`);
   if (isRowMajor(view)) return ordered;
   return op(graph, 'Transpose', [ordered], `${name}/transposed`, { perm: inversePermutation(view.permutation) });
@@ -124,11 +135,18 @@ function zeroPointValue(
     const stored = scaleValue(graph, `${name}/zero_point`, zeroPoints, matrix.scheme.scaleType, shape);
     if (min === 0) return stored;
     const offset = constants.get(`offset_${-min}_float32`, () => Tensor.float32([], [-min]));
-    return op(graph, 'Add', [stored, offset], `${name}/zero_point/unsigned`);
+    return op(graph, 'Add', [stored, offset], inner);
   }
   const unsigned = zeroPoints.map((zeroPoint) => zeroPoint - min);
   const codes = bits > 8 ? Uint16Array.from(unsigned) : Uint8Array.from(unsigned);
-  return packedCodes(graph, constants, `${name}/zero_point`, codes, bits, shape);
+  return packedCodes(graph, constants, `${name}/zero_point`, codes, zeroPointBits(codes.length, bits), shape);
+}
+
+/** Packing fewer zero points than this into less than a byte each would cost more in nodes than it saves. */
+const fewZeroPoints = 1024;
+
+function zeroPointBits(count: number, bits: number): number {
+  return bits < 8 && count < fewZeroPoints ? 8 : bits;
 }
 
 /** Bytes of the initializers that `lowerFoldAtLoad` writes for a matrix with `parameters` scales; nodes come on top. */
@@ -141,6 +159,16 @@ export function foldAtLoadBytes(
   const { scheme } = matrix;
   const { bits } = intFormatOf(scheme.format);
   const scaleBytes = scheme.scaleType === 'float16' ? 2 : 4;
-  const zeroPointBytes = scheme.zeroPointType === 'float' ? parameters * scaleBytes : packedBytes(parameters, bits);
+  const zeroPointBytes =
+    scheme.zeroPointType === 'float'
+      ? parameters * scaleBytes
+      : packedBytes(parameters, zeroPointBits(parameters, bits));
   return packedBytes(rows * columns, bits) + parameters * scaleBytes + (scheme.symmetric ? 0 : zeroPointBytes);
+}
+
+/** About what the nodes of one weight take in the file, names included. */
+export function foldAtLoadNodeBytes(scheme: Scheme): number {
+  const { bits } = intFormatOf(scheme.format);
+  const planes = [1, 2, 4].includes(bits) ? 1 : bits < 8 ? 2 : 0;
+  return 150 + 200 * planes + (scheme.granularity.kind === 'block' ? 100 : 0) + (scheme.symmetric ? 0 : 100);
 }

@@ -71,8 +71,19 @@ function isFoldable(node: Node): boolean {
   if (node.outputs.some((output) => output?.isGraphOutput)) return false;
   if (!node.outputs.some((output) => output && output.users.size > 0)) return false;
   if (node.op === 'Cast' && !plain.has(dtypeOfNumber(node.int('to', 0)) ?? 'int4')) return false;
+  if (node.inputs.some((input) => input && isTied(input, node))) return false;
   const bytes = expectedBytes(node);
   return bytes === undefined || !isMuchLarger(bytes, node);
+}
+
+/** Tensors of fewer bytes may be stored once more. */
+const tiedBytes = 4096;
+
+/** True for a weight that stays because something else reads it: a result made of it would be a second copy. */
+function isTied(value: Value, node: Node): boolean {
+  const { tensor } = value;
+  if (!tensor?.isFloat || tensor.bytes.byteLength < tiedBytes) return false;
+  return [...value.users].some((user) => user !== node && !user.inputs.every((input) => !input || input.isConstant));
 }
 
 function isMuchLarger(bytes: number, node: Node): boolean {

@@ -5,8 +5,9 @@ import { formatScheme, parseScheme, type Scheme } from '../formats/scheme.ts';
 import type { Model } from '../graph/model.ts';
 import type { Node } from '../graph/node.ts';
 import type { Value } from '../graph/value.ts';
+import { reference } from '../kernel/index.ts';
 import { dynamic, dynamicBytes } from '../lowerings/dynamic.ts';
-import { foldAtLoad, foldAtLoadBytes } from '../lowerings/fold-at-load.ts';
+import { foldAtLoad, foldAtLoadBytes, foldAtLoadNodeBytes } from '../lowerings/fold-at-load.ts';
 import { gatherBlock, gatherBlockBytes } from '../lowerings/gather-block.ts';
 import type { LoweringId } from '../lowerings/index.ts';
 import { chooseIntegerNodes, type IntegerNodes } from '../lowerings/integer-nodes.ts';
@@ -122,7 +123,7 @@ export function makePlan(model: Model, recipe: Recipe, statistics?: Statistics):
           'set its session option session.qdqisint8allowed to 1, or use uint8 activations or --lowering qoperator.',
       );
     }
-    if (integer.units.size === 0) {
+    if (integer.units.size === 0 && [...wishes.values()].every(({ use }) => use?.lowering === undefined)) {
       notes.push(
         'No operator of this model runs in integer arithmetic in ONNX Runtime; only its weights are quantized.',
       );
@@ -296,16 +297,27 @@ function planWeight(weight: Weight, wish: Wish, recipe: Recipe, integer: Integer
     const quantize = { scheme: wish.use.scheme.format, range: wish.use.range, lowering: 'fold-at-load' as const };
     return { ...base, quantize, predictedBytes: tensor.size * 2, because: wish.because };
   }
+  const unfit = unfitReason(weight);
+  if (unfit) return { ...base, predictedBytes: base.floatBytes, because: unfit };
   const { lowering, scheme, reason } = chooseLowering(weight, wish.use, recipe, integer);
   const { rows, columns } = use.view;
   const { count } = parameterLayout(scheme, rows, columns);
   const predictedBytes = bytesIn(lowering, weight, scheme, count);
   const because = reason ? `${wish.because}; ${reason}` : wish.because;
-  if (lowering === 'fold-at-load' && predictedBytes >= base.floatBytes) {
+  if (lowering === 'fold-at-load' && predictedBytes + foldAtLoadNodeBytes(scheme) >= base.floatBytes) {
     return { ...base, predictedBytes: base.floatBytes, because: `${formatScheme(scheme)} would not make it smaller` };
   }
   const quantize = { scheme: formatScheme(scheme), range: wish.use.range, lowering };
   return { ...base, quantize, predictedBytes, because };
+}
+
+/** Why no scheme suits this weight, whatever was asked for. */
+function unfitReason({ value, tensor }: Weight): string | undefined {
+  if (tensor.size === 0) return 'it is empty';
+  if (value.isGraphOutput) return 'it is an output of the model';
+  const { nan, positiveInfinity, negativeInfinity } = reference.extent(tensor.floats());
+  const bad = nan + positiveInfinity + negativeInfinity;
+  return bad > 0 ? `${bad} of its ${tensor.size} numbers are NaN or infinite` : undefined;
 }
 
 /** The lowering asked for or the best that takes this weight; the reason where it is not the one asked for. */

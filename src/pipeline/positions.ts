@@ -24,13 +24,15 @@ export function findPositions(graph: Graph, weights: readonly Weight[]): Positio
   }
   const first = new Set<Node>();
   const last = new Set<Node>();
-  walk(
-    graph.inputs,
-    (value) => [...value.users],
-    (node) => node.outputs,
-    all,
-    first,
-  );
+  const fromInputs = (throughShapes: boolean) => {
+    const found = new Set<Node>();
+    const next = (node: Node) => (node.is('Shape', 'Size') && !throughShapes ? [] : node.outputs);
+    walk(graph.inputs, (value) => [...value.users], next, all, found);
+    return found;
+  };
+  // A table of positions is looked up by what comes from the shape of an input; for other layers shapes are no data.
+  for (const node of fromInputs(false)) first.add(node);
+  for (const node of fromInputs(true)) if (node.is('Gather')) first.add(node);
   walk(
     graph.outputs,
     (value) => (value.producer ? [value.producer] : []),
