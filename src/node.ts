@@ -1,6 +1,7 @@
 /** Node only: halftone with models on disk, ONNX Runtime found by itself, and data read from paths. */
 import { performance } from 'node:perf_hooks';
-import { readModel, writeModel } from './files/onnx/node.ts';
+import { externalDataPath, readModel, writeModel } from './files/onnx/node.ts';
+import { refuseInputs } from './files/paths.ts';
 import type { Model } from './graph/model.ts';
 import { type CompareOptions, type Comparison, compare as compareLoaded } from './pipeline/compare.ts';
 import { inputsOf } from './pipeline/inputs.ts';
@@ -34,7 +35,14 @@ export interface NodeQuantizeOptions extends Omit<QuantizeOptions, 'calibration'
  */
 export async function quantize(source: ModelSource, options: NodeQuantizeOptions = {}): Promise<Quantized> {
   const { output, calibration, preprocess, runtime: runtimeId, ...rest } = options;
-  const model = typeof source === 'string' ? readModel(source) : source;
+  const read: string[] = [];
+  const model = typeof source === 'string' ? readModel(source, (file) => read.push(file)) : source;
+  if (output !== undefined) {
+    if (typeof source === 'string') read.push(source);
+    if (typeof calibration === 'string') read.push(calibration);
+    refuseInputs(`output ${output}`, output, read);
+    refuseInputs(`output ${output}, tensors in ${externalDataPath(output)}`, externalDataPath(output), read);
+  }
   const runtime = await openRuntime(runtimeId);
   const samples = calibration === undefined ? undefined : await samplesOf(model, calibration, preprocess);
   const result = await quantizeModel(

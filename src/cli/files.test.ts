@@ -1,9 +1,11 @@
+import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { isHalftoneError } from '../base/errors.ts';
-import { checkOutput, samePlace, writeText } from './files.ts';
+import { samePlace } from '../files/paths.ts';
+import { checkOutput, inputPaths, writeText } from './files.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'halftone-files-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -44,4 +46,29 @@ describe('checkOutput', () => {
   it('lets a new file in an existing folder pass', () => {
     expect(() => checkOutput('-o', path('new.onnx'), [path('real/model.onnx')])).not.toThrow();
   });
+
+  it.skipIf(process.platform === 'win32')('refuses what is no regular file, also behind a link', () => {
+    execFileSync('mkfifo', [path('pipe')]);
+    symlinkSync(path('pipe'), path('to-pipe'));
+    for (const name of ['pipe', 'to-pipe']) {
+      expect(() => checkOutput('--report', path(name), [])).toThrow(/^--report .*: expected a regular file/);
+    }
+    expect(() => checkOutput('-o', path('real'), [])).toThrow(/got a folder/);
+  });
+
+  it('refuses inputs, also by a link, and samples of a folder that is read', () => {
+    writeFileSync(path('real/a.npy'), '');
+    expect(() => checkOutput('-o', path('link.onnx'), [path('real/model.onnx')])).toThrow(/which is read/);
+    expect(() => checkOutput('-o', path('real/a.npy'), [path('linked')])).toThrow(/one of the samples/);
+    expect(() => checkOutput('-o', path('real/new.onnx'), [path('linked')])).not.toThrow();
+  });
+});
+
+it('inputPaths knows arrays in files, patterns and made-up samples', () => {
+  writeFileSync(path('odd#name.npz'), '');
+  expect(inputPaths('a.npz#x', path('odd#name.npz'), 'random', undefined, 'data/*.npy')).toEqual([
+    'a.npz',
+    path('odd#name.npz'),
+    'data',
+  ]);
 });

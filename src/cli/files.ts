@@ -1,41 +1,46 @@
 /** Files that commands write: checked before the long work, whole or absent afterwards. */
-import { accessSync, constants, existsSync, realpathSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import { basename, dirname, join, resolve } from 'node:path';
+import { accessSync, constants, existsSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { dirname, resolve, sep } from 'node:path';
 import { HalftoneError, messageOf } from '../base/errors.ts';
+import { placeOf, refuseInputs, refuseSpecial } from '../files/paths.ts';
 import { usage } from './failure.ts';
 
-/** The true place of a path, also of one that does not exist yet. */
-function placeOf(path: string): string {
-  const full = resolve(path);
-  try {
-    return realpathSync(full);
-  } catch {
-    try {
-      return join(realpathSync(dirname(full)), basename(full));
-    } catch {
-      return full;
-    }
-  }
+/** The path that a text for `--calibrate`, `--data` or `--labels` names: without `#array`, and of a pattern its folder. */
+export function dataPath(text: string): string {
+  const at = text.lastIndexOf('#');
+  const path = at > 0 && !existsSync(text) ? text.slice(0, at) : text;
+  return path.includes('*') && !existsSync(path) ? dirname(path) : path;
 }
 
-/** True when both paths lead to the same file. */
-export function samePlace(a: string, b: string): boolean {
-  return placeOf(a) === placeOf(b);
+/** The files and folders that options name and the command reads; `random` is none. */
+export function inputPaths(...texts: readonly (string | undefined)[]): string[] {
+  return texts.filter((text): text is string => text !== undefined && text !== 'random').map(dataPath);
+}
+
+function isFolder(path: string): boolean {
+  return statSync(path, { throwIfNoEntry: false })?.isDirectory() === true;
+}
+
+function isSampleInside(folder: string, path: string): boolean {
+  return /\.(np[yz]|jpe?g|png)$/i.test(path) && placeOf(path).startsWith(`${placeOf(folder)}${sep}`);
 }
 
 /**
  * Makes sure that `path` can be written, and is none of the files that are read.
  * @param option names the option in messages, as `-o`
+ * @param inputs files that are read, and folders of samples, of which no sample may be overwritten
  * @throws HalftoneError `usage`.
  */
 export function checkOutput(option: string, path: string, inputs: readonly string[]): void {
-  const input = inputs.find((candidate) => samePlace(candidate, path));
-  if (input !== undefined) {
-    throw usage(`${option} ${path}: expected another file than "${input}", which is read; choose a new name`);
+  refuseInputs(`${option} ${path}`, path, inputs);
+  const home = inputs.find((input) => isFolder(input) && existsSync(path) && isSampleInside(input, path));
+  if (home !== undefined) {
+    throw usage(`${option} ${path}: expected another file than one of the samples in "${home}"; choose a new name`);
   }
-  if (existsSync(path) && statSync(path).isDirectory()) {
+  if (isFolder(path)) {
     throw usage(`${option} ${path}: expected a file to write, got a folder; name a file inside it`);
   }
+  refuseSpecial(`${option} ${path}`, path);
   const folder = dirname(resolve(path));
   if (!existsSync(folder) || !statSync(folder).isDirectory()) {
     throw usage(

@@ -1,6 +1,7 @@
 /** What the command line refuses before any work, how it says so, and what it tells about itself. */
 import { copyFileSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { afterAll, describe, expect, it } from 'vitest';
+import { readModel, writeModel } from '../../src/files/onnx/node.ts';
 import { formatIds } from '../../src/formats/index.ts';
 import { loweringIds } from '../../src/lowerings/index.ts';
 import { ranges } from '../../src/ranges/index.ts';
@@ -10,11 +11,15 @@ const folder = scratch();
 afterAll(() => folder.remove());
 const model = digit('digits-cnn.onnx');
 mkdirSync(folder.path('sub'));
+mkdirSync(folder.path('folder.onnx_data'));
 copyFileSync(model, folder.path('own.onnx'));
 symlinkSync(folder.path('own.onnx'), folder.path('link.onnx'));
 writeFileSync(folder.path('recipe.json'), '{"weigths": "int4"}');
 writeFileSync(folder.path('broken.json'), '{weights');
 writeFileSync(folder.path('broken.onnx'), 'not a model');
+writeFileSync(folder.path('good.json'), '{}');
+writeFileSync(folder.path('labels.txt'), '1');
+writeModel(readModel(model), folder.path('apart.onnx'), { external: true });
 const before = folder.files();
 const out = folder.path('out.onnx');
 const random = ['--calibrate', 'random'];
@@ -50,6 +55,52 @@ const refusals: readonly (readonly [what: string, args: readonly string[], code:
     ['quantize', folder.path('own.onnx'), '-o', out, '--report', folder.path('own.onnx')],
     2,
     /--report.*another/,
+  ],
+  [
+    'its own external data as output',
+    ['quantize', folder.path('apart.onnx'), '-o', folder.path('apart.onnx_data')],
+    2,
+    /^halftone: -o .*which is read/,
+  ],
+  [
+    'a report over external data',
+    ['quantize', folder.path('apart.onnx'), '--dry-run', '--report', folder.path('apart.onnx_data')],
+    2,
+    /--report .*which is read/,
+  ],
+  [
+    'a report over external data of a compared model',
+    ['compare', model, folder.path('apart.onnx'), '--data', 'random', '--report', folder.path('apart.onnx_data')],
+    2,
+    /--report .*which is read/,
+  ],
+  [
+    'a recipe as output',
+    ['quantize', model, '-o', folder.path('good.json'), '--recipe', folder.path('good.json')],
+    2,
+    /-o .*which is read/,
+  ],
+  [
+    'labels as report',
+    [
+      'quantize',
+      model,
+      '-o',
+      out,
+      ...random,
+      '--labels',
+      folder.path('labels.txt'),
+      '--report',
+      folder.path('labels.txt'),
+    ],
+    2,
+    /--report .*which is read/,
+  ],
+  [
+    'a folder where external data goes',
+    ['quantize', model, '-o', folder.path('folder.onnx'), '--external-data'],
+    2,
+    /folder\.onnx_data.*got a folder/,
   ],
   ['a report over the output', ['quantize', model, '-o', out, '--report', out], 2, /--report.*the same/],
   [

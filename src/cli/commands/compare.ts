@@ -3,7 +3,7 @@ import { readModel } from '../../files/onnx/node.ts';
 import { compare } from '../../pipeline/compare.ts';
 import { take } from '../../samples/select.ts';
 import { enforce, judgeBy, printComparison } from '../comparison.ts';
-import { checkOutput, writeText } from '../files.ts';
+import { checkOutput, inputPaths, writeText } from '../files.ts';
 import { bytes, jsonText, plural, ratio } from '../numbers.ts';
 import { openData, runtimeFor } from '../open.ts';
 import type { Terminal } from '../terminal.ts';
@@ -31,9 +31,14 @@ export async function compareCommand(
   options: CompareCommandOptions,
   terminal: Terminal,
 ): Promise<void> {
-  if (options.report !== undefined) checkOutput('--report', options.report, [floatPath, quantizedPath]);
-  const float = readModel(floatPath);
-  const quantized = readModel(quantizedPath);
+  const { report, data, labels: labelsPath, preprocess } = options;
+  if (report !== undefined) {
+    checkOutput('--report', report, [floatPath, quantizedPath, ...inputPaths(data, labelsPath, preprocess)]);
+  }
+  const external: string[] = [];
+  const float = readModel(floatPath, (file) => external.push(file));
+  const quantized = readModel(quantizedPath, (file) => external.push(file));
+  if (report !== undefined) checkOutput('--report', report, external);
   const { samples, labels } = await openData(float, options.data, options, terminal);
   const runtime = await runtimeFor(options.runtime, terminal);
   const limited = options.samples === undefined ? samples : take(samples, options.samples);

@@ -1,14 +1,15 @@
 /** `halftone quantize`: a float model in, a smaller one out, with what was done and what it cost. */
 import { readFileSync } from 'node:fs';
 import { HalftoneError, messageOf } from '../../base/errors.ts';
-import { readModel, writeModel } from '../../files/onnx/node.ts';
+import { externalDataPath, readModel, writeModel } from '../../files/onnx/node.ts';
+import { refuseInputs, samePlace } from '../../files/paths.ts';
 import type { Model } from '../../graph/model.ts';
 import type { Plan } from '../../pipeline/plan.ts';
 import { planQuantization, type QuantizeOptions, quantizeModel } from '../../pipeline/quantize.ts';
 import { makeRecipe, matches, parseRecipe, type Recipe, type RecipeInput } from '../../pipeline/recipe.ts';
 import { enforce, judgeBy, printComparison } from '../comparison.ts';
 import { usage } from '../failure.ts';
-import { checkOutput, samePlace, writeText } from '../files.ts';
+import { checkOutput, inputPaths, writeText } from '../files.ts';
 import { bytes, jsonText, plural } from '../numbers.ts';
 import { openData, runtimeFor } from '../open.ts';
 import { printPlan } from '../plan.ts';
@@ -61,7 +62,9 @@ export async function quantizeCommand(
   checkOptions(path, options);
   const input = recipeInput(options, given);
   const recipe = makeRecipe(input, options.calibrate !== undefined);
-  const model = readModel(path);
+  const external: string[] = [];
+  const model = readModel(path, (file) => external.push(file));
+  checkOutputs(options, external);
   const notes = unusedOptions(model, recipe, options, given);
   const data =
     options.calibrate === undefined ? undefined : await openData(model, options.calibrate, options, terminal);
@@ -122,16 +125,12 @@ function comparedOn(samples: number, data: string, notes: readonly string[]): st
 
 /** What can be refused before anything is read. @throws HalftoneError `usage`. */
 function checkOptions(path: string, options: QuantizeCommandOptions): void {
-  const { output, report } = options;
   if (!options.dryRun) {
-    if (output === undefined)
+    if (options.output === undefined)
       throw usage('-o: expected a file to write the result to, got none; add -o OUT, or --dry-run');
-    checkOutput('-o', output, [path]);
-    if (report !== undefined) {
-      checkOutput('--report', report, [path]);
-      if (samePlace(report, output)) throw usage(`--report ${report}: expected another file than -o, got the same`);
-    }
   }
+  const { recipe, calibrate, labels, preprocess } = options;
+  checkOutputs(options, [path, ...inputPaths(recipe, calibrate, labels, preprocess)]);
   if (options.calibrate === undefined) {
     const needing = (['samples', 'preprocess', 'labels', 'minSqnr'] as const).find((key) => options[key] !== undefined);
     if (needing) {
@@ -141,6 +140,24 @@ function checkOptions(path: string, options: QuantizeCommandOptions): void {
   }
   if (options.minSqnr !== undefined && options.compare === false) {
     throw usage('--min-sqnr: expected a comparison to judge, got --no-compare; leave one of them out');
+  }
+}
+
+/** Makes sure that nothing that is read is overwritten. @throws HalftoneError `usage`. */
+function checkOutputs(options: QuantizeCommandOptions, inputs: readonly string[]): void {
+  const { output, report } = options;
+  const outputs: string[] = [];
+  if (output !== undefined && !options.dryRun) {
+    checkOutput('-o', output, inputs);
+    outputs.push(output, externalDataPath(output));
+    // Tensors also go there when they are too many for one file, which only the result tells.
+    if (options.externalData) checkOutput('-o with --external-data', externalDataPath(output), inputs);
+    else refuseInputs(`-o ${output}, tensors in ${externalDataPath(output)}`, externalDataPath(output), inputs);
+  }
+  if (report === undefined) return;
+  checkOutput('--report', report, inputs);
+  if (outputs.some((path) => samePlace(path, report))) {
+    throw usage(`--report ${report}: expected another file than -o, got the same; choose a new name`);
   }
 }
 

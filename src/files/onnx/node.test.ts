@@ -1,4 +1,5 @@
 /** Models on disk: external data stays inside the model's folder, and files are written whole or not at all. */
+import { execFileSync } from 'node:child_process';
 import {
   chmodSync,
   mkdirSync,
@@ -228,6 +229,13 @@ describe('writing', () => {
     mkdirSync(join(here, 'm.onnx'));
     for (const external of [false, true])
       expectUnchanged(here, () => writeModel(sample([5000]), join(here, 'm.onnx'), { external }), 'runtime', 'm.onnx');
+  });
+
+  it.skipIf(process.platform === 'win32')('leaves a pipe in its place', () => {
+    const pipe = join(place('pipes'), 'model.onnx');
+    execFileSync('mkfifo', [pipe]);
+    expect(() => writeModel(sample([5]), pipe)).toThrow(/expected a regular file/);
+    expect(statSync(pipe).isFIFO()).toBe(true);
   });
 
   it('puts earlier external data back when the model file cannot take its place', () => {

@@ -16,6 +16,7 @@ import {
 import { basename, dirname, isAbsolute, relative, resolve, sep } from 'node:path';
 import { HalftoneError, isHalftoneError, messageOf } from '../../base/errors.ts';
 import type { Model } from '../../graph/model.ts';
+import { refuseSpecial } from '../paths.ts';
 import { maxMessageBytes } from './limits.ts';
 import { readOnnx } from './read.ts';
 import type { ExternalData } from './tensor-proto.ts';
@@ -23,11 +24,12 @@ import { tensorBytes, writeOnnx } from './write.ts';
 
 /**
  * Reads an ONNX file and its external data.
+ * @param onExternal is told the path of every file of external data that is read
  * @throws HalftoneError `missing-data` when a file is missing; otherwise as `readOnnx`, with the path in the message.
  */
-export function readModel(path: string): Model {
+export function readModel(path: string, onExternal?: (path: string) => void): Model {
   const bytes = readWhole(path);
-  const external = openExternalData(dirname(resolve(path)));
+  const external = openExternalData(dirname(resolve(path)), onExternal);
   try {
     return readOnnx(bytes, { external });
   } catch (error) {
@@ -69,13 +71,14 @@ interface ExternalFile {
 }
 
 /** Reads ranges of files inside `folder`; a location that leads outside, also through a link, is refused. */
-export function openExternalData(folder: string): ExternalData & { close(): void } {
+export function openExternalData(folder: string, onOpen?: (path: string) => void): ExternalData & { close(): void } {
   const files = new Map<string, ExternalFile>();
   const fileOf = (location: string, tensor: string): ExternalFile => {
     const known = files.get(location);
     if (known) return known;
     const file: ExternalFile = { ...openInside(folder, location, tensor), ranges: new Map(), claimed: 0 };
     files.set(location, file);
+    onOpen?.(resolve(folder, location));
     return file;
   };
   return {
@@ -185,14 +188,21 @@ export interface WrittenFiles {
 /** Tensors start at multiples of this in external files, so that they can be mapped into memory (onnx's own default). */
 const externalAlignment = 4096;
 
+/** Where tensors of a model written to `path` go when they do not stay in its file. */
+export function externalDataPath(path: string): string {
+  return `${path}_data`;
+}
+
 /**
  * Writes a model. Tensors go to `NAME.onnx_data` beside it when the file would reach 2 GiB, or always with `external`.
  * Every file appears whole, under its final name, or not at all; the model file comes last.
- * @throws HalftoneError `runtime` when the disk refuses, otherwise as `writeOnnx`; what was there before stays.
+ * @throws HalftoneError `usage` when a device, pipe or socket has such a name, `runtime` when the disk refuses,
+ * otherwise as `writeOnnx`; what was there before stays.
  */
 export function writeModel(model: Model, path: string, options: { external?: boolean } = {}): WrittenFiles {
   const external = options.external || tensorBytes(model) > maxMessageBytes - 2 ** 24;
-  const dataPath = `${path}_data`;
+  const dataPath = externalDataPath(path);
+  for (const target of external ? [path, dataPath] : [path]) refuseSpecial(target, target);
   const mark = `${process.pid}.partial`;
   const temporary = `${path}.${mark}`;
   const dataTemporary = `${dataPath}.${mark}`;
