@@ -15,11 +15,12 @@ const run = (command, args, env = {}) => {
 };
 
 const stamp = 'node_modules/.halftone-installed';
-const digest = createHash('sha256').update(readFileSync('package-lock.json')).digest('hex');
+const digest = () => createHash('sha256').update(readFileSync('package-lock.json')).digest('hex');
 const current =
-  existsSync(stamp) && readFileSync(stamp, 'utf8') === digest && existsSync('node_modules/onnxruntime-node');
+  existsSync(stamp) && readFileSync(stamp, 'utf8') === digest() && existsSync('node_modules/onnxruntime-node');
 if (!current) {
-  run('npm', ['ci', '--no-audit', '--no-fund', '--loglevel=error'], { ONNXRUNTIME_NODE_INSTALL: 'skip' });
-  writeFileSync(stamp, digest);
+  // Not `npm ci`: it refuses a lock file whose optional packages for other platforms a registry does not hold (yet).
+  run('npm', ['install', '--no-audit', '--no-fund', '--loglevel=error'], { ONNXRUNTIME_NODE_INSTALL: 'skip' });
+  writeFileSync(stamp, digest());
 }
 if (process.argv.includes('build')) run(process.execPath, ['scripts/build.mjs']);

@@ -18,8 +18,6 @@ import { solverOf } from '../solvers/index.ts';
 import { toMatrix } from '../tensor/matrix-view.ts';
 import { sizeOf } from '../tensor/tensor.ts';
 import { withBiasRoom } from './bias-room.ts';
-import type { Statistics } from './calibrate.ts';
-import { importanceOf } from './importance.ts';
 import type { Planning, WeightPlan } from './plan.ts';
 import type { Recipe } from './recipe.ts';
 import type { Matrices } from './simulate.ts';
@@ -49,11 +47,7 @@ export interface ApplyOptions {
  * Finds the codes of every weight that the plan quantizes to integers. Changes nothing.
  * @throws HalftoneError `invalid-file` for weights that hold NaN or infinities; the signal's reason when aborted.
  */
-export async function solveWeights(
-  planning: Planning,
-  statistics: Statistics | undefined,
-  options: ApplyOptions = {},
-): Promise<Solved> {
+export async function solveWeights(planning: Planning, options: ApplyOptions = {}): Promise<Solved> {
   const matrices = new Map<string, QuantizedMatrix>();
   const results: WeightResult[] = [];
   const byName = new Map(planning.weights.map((weight) => [weight.value.name, weight]));
@@ -66,7 +60,7 @@ export async function solveWeights(
     await new Promise((resolve) => setTimeout(resolve, 0));
     const weight = byName.get(plan.tensor);
     if (!weight) throw new HalftoneError('internal', `plan: expected weight "${plan.tensor}" in the model, got none`);
-    const { matrix, sqnr } = quantizeWeight(weight, plan, planning.plan.recipe, importanceOf(weight, plan, statistics));
+    const { matrix, sqnr } = quantizeWeight(weight, plan, planning.plan.recipe);
     const integer = plan.quantize?.lowering === 'qdq' || plan.quantize?.lowering === 'qoperator';
     matrices.set(plan.tensor, integer ? withBiasRoom(weight, matrix, planning) : matrix);
     results.push({ tensor: plan.tensor, scheme: formatScheme(matrix.scheme), sqnr });
@@ -138,7 +132,6 @@ export function quantizeWeight(
   weight: Weight,
   plan: WeightPlan,
   recipe: Pick<Recipe, 'reduceRange' | 'percentile'>,
-  importance?: Float32Array,
 ): { matrix: QuantizedMatrix; sqnr: number } {
   const { quantize } = plan;
   if (!quantize) throw new HalftoneError('internal', `plan: expected "${plan.tensor}" to be quantized`);
@@ -149,7 +142,6 @@ export function quantizeWeight(
     reduceRange: recipe.reduceRange && integer,
     positiveScale: integer,
     percentile: recipe.percentile,
-    ...(importance ? { importance } : {}),
   };
   try {
     const matrix =

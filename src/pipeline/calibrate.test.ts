@@ -102,8 +102,11 @@ test('batches: one is read at a time, and the next only when its activations are
     async *[Symbol.asyncIterator](): AsyncGenerator<Feeds> {
       for (const feed of feeds) {
         most = Math.max(most, ++alive);
-        yield feed;
-        alive--;
+        try {
+          yield feed;
+        } finally {
+          alive--;
+        }
       }
     },
   };

@@ -62,7 +62,7 @@ export async function calibrate(
   // Graph inputs are seen in the samples themselves.
   const inputs = new Set(model.graph.inputs.map((input) => input.name));
   const watched = [...byTensor.keys()].filter((name) => values.has(name) && !inputs.has(name));
-  const slices = await sliceByBytes(model, watched, values, runtime, options);
+  const slices = await sliceByBytes(model, watched, values, await symbolsOf(model, samples), runtime, options);
   for (const [index, slice] of slices.entries()) {
     const accumulators = new Map<string, { need: Need; accumulator: Accumulator }[]>();
     for (const name of index === 0 ? [...slice, ...inputs] : slice) {
@@ -146,12 +146,13 @@ async function sliceByBytes(
   model: Model,
   names: readonly string[],
   values: ReadonlyMap<string, Value>,
+  symbols: ReadonlyMap<string, number>,
   runtime: Runtime,
   options: CalibrateOptions,
 ): Promise<string[][]> {
   if (names.length === 0) return [[]];
   const session = await openSlice(model, names, values, runtime, options);
-  const sizes = new Map(session.outputs.map((output) => [output.name, expectedBytes(output)]));
+  const sizes = new Map(session.outputs.map((output) => [output.name, expectedBytes(output, symbols)]));
   await session.close();
   const budget = options.maxBytes ?? defaultMaxBytes;
   const slices: string[][] = [[]];
@@ -168,9 +169,27 @@ async function sliceByBytes(
   return slices;
 }
 
-/** Symbolic dimensions are taken as one sample's; unknown shapes as small. */
-function expectedBytes(info: ValueInfo): number {
-  const known = info.shape.map((dimension) => (typeof dimension === 'number' && dimension > 0 ? dimension : 1));
+/** What the named dimensions of the model's inputs are in the first batch. */
+async function symbolsOf(model: Model, samples: Samples): Promise<Map<string, number>> {
+  const symbols = new Map<string, number>();
+  for await (const feeds of samples) {
+    for (const input of model.graph.inputs) {
+      input.type?.shape?.forEach((dimension, axis) => {
+        const size = feeds[input.name]?.shape[axis];
+        if (typeof dimension === 'string' && size !== undefined) symbols.set(dimension, size);
+      });
+    }
+    break;
+  }
+  return symbols;
+}
+
+/** Dimensions that neither the runtime nor the first batch tells are taken as 1. */
+function expectedBytes(info: ValueInfo, symbols: ReadonlyMap<string, number>): number {
+  const known = info.shape.map((dimension) => {
+    const size = typeof dimension === 'string' ? (symbols.get(dimension) ?? 1) : dimension;
+    return size > 0 ? size : 1;
+  });
   return known.reduce((a, b) => a * b, 4);
 }
 

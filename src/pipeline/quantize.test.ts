@@ -133,13 +133,16 @@ describe('unusual weights', () => {
     }
   });
 
-  test('that hold NaN are refused by name', async () => {
+  test('that hold NaN are left, with the reason', async () => {
     const b = new Builder();
     const x = b.input('x', [1, 16]);
     const values = new Float32Array(16 * 64).fill(1);
     values[7] = Number.NaN;
     b.output(b.add('MatMul', [x, b.floats([16, 64], [...values])]));
-    await expect(plain(b.model)).rejects.toMatchObject({ code: 'invalid-file', fields: { tensor: 'c' } });
+    const { report } = await plain(b.model);
+    expect(report.plan.weights).toHaveLength(1);
+    expect(report.plan.weights[0]).not.toHaveProperty('quantize');
+    expect(report.plan.weights[0].because).toBe('1 of its 1024 numbers are NaN or infinite');
   });
 });
 

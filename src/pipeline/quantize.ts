@@ -10,7 +10,7 @@ import { createErrorMeter } from '../metrics/error.ts';
 import { rangeOf } from '../ranges/index.ts';
 import type { Runtime } from '../runtime/runtime.ts';
 import type { Samples } from '../samples/sample.ts';
-import { isHeldOut, split, take } from '../samples/select.ts';
+import { isHeldOut, remember, split, take } from '../samples/select.ts';
 import { lowerModel, solveWeights, tidy } from './apply.ts';
 import { batchesFor } from './batching.ts';
 import { calibrate, type Need, type Statistics } from './calibrate.ts';
@@ -24,7 +24,6 @@ import {
   withGain,
 } from './correction.ts';
 import { convertToFloat16 } from './float16.ts';
-import { importanceNeeds } from './importance.ts';
 import { makePlan, type Plan, type Planning } from './plan.ts';
 import { cloneModel, prepare, refuseQuantized } from './prepare.ts';
 import { makeRecipe, type Recipe, type RecipeInput, recipeKeys } from './recipe.ts';
@@ -71,8 +70,10 @@ const minSamplesToSplit = 8;
 const defaultSamples = 128;
 /** Batches that corrections are measured on: more change them little, and every layer takes a run over all of them. */
 const correctionBatches = 64;
+/** Decoded samples are kept up to this size; more are read again in each of the passes over them. */
+const rememberedBytes = 64 * 2 ** 20;
 /** Samples run together where the model's batch axis is free. */
-const batchSize = 8;
+const batchSize = 4;
 
 /**
  * The plan for `model` without carrying it out: what each tensor would become and how large the result would be.
@@ -127,11 +128,7 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
   const targets = parts && recipe.biasCorrection && !parts.samples.synthetic ? correctionTargets(draft) : [];
   let statistics: Statistics | undefined;
   if (parts && (draft.plan.activations.length > 0 || targets.length > 0 || recipe.activations === 'float16')) {
-    const needs = [
-      ...activationNeeds(draft, recipe),
-      ...correctionNeeds(targets, correctionBatches),
-      ...importanceNeeds(targets, correctionBatches),
-    ];
+    const needs = [...activationNeeds(draft, recipe), ...correctionNeeds(targets, correctionBatches)];
     statistics = await calibrate(prepared.model, parts.calibration, needs, runtime, {
       ...shared,
       onProgress: progress('calibrate'),
@@ -141,7 +138,7 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
   // A planning refers to the objects of its model, and lowering edits them: every use gets its own copy.
   const planned = () => makePlan(cloneModel(prepared.model), recipe, statistics);
   const planning = planned();
-  const { matrices, results } = await solveWeights(planning, statistics, {
+  const { matrices, results } = await solveWeights(planning, {
     ...shared,
     onProgress: progress('quantize'),
   });
@@ -269,7 +266,7 @@ interface SampleParts {
 
 /** Splits the samples, and joins those that calibrate to batches where the model takes them. */
 async function partsOf(samples: Samples, limit: number, model: Model, runtime: Runtime): Promise<SampleParts> {
-  const limited = take(samples, limit);
+  const limited = remember(take(samples, limit), rememberedBytes);
   let count = limited.count;
   if (count === undefined) {
     count = 0;

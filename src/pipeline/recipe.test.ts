@@ -14,6 +14,12 @@ describe('defaults', () => {
     [{ weights: 'float' }, true, { weights: 'float', activations: 'none' }],
     [{ activations: 'float16' }, true, { weights: 'float16', activations: 'float16' }],
     [{ activations: 'dynamic' }, false, { weights: 'int8:channel:sym', activations: 'dynamic' }],
+    [{ lowering: 'fold-at-load' }, true, { weights: 'int8:channel:sym', activations: 'none' }],
+    [{ lowering: 'matmul-nbits', weights: 'int8:g32' }, true, { weights: 'int8:g32:sym', activations: 'none' }],
+    [{ lowering: 'gather-block' }, true, { weights: 'int8:channel:sym', activations: 'none' }],
+    [{ lowering: 'dynamic' }, false, { weights: 'int8:channel:sym', activations: 'dynamic' }],
+    [{ lowering: 'dynamic' }, true, { weights: 'int8:channel:sym', activations: 'dynamic' }],
+    [{ lowering: 'qdq' }, true, { weights: 'int8:channel:sym', activations: 'uint8' }],
   ])('%o, samples given: %s', (input, calibrated, expected) => {
     expect(makeRecipe(input, calibrated)).toMatchObject(expected);
   });
@@ -51,6 +57,34 @@ describe('refusals', () => {
     [{ rules: [{ match: {}, use: { lowering: 'x' } }] }, 'rule 1, lowering: expected one of'],
     [{ rules: [{ match: {}, use: { weights: 'int4:g1' } }] }, 'expected a block size'],
     [{ rules: ['x'] }, 'rule 1: expected {"match"'],
+    [{ rules: { a: 1 } }, 'rules: expected an array of rules, got {"a":1}'],
+    [{ rules: [{ match: null, use: {} }] }, 'rule 1, match: expected an object of conditions'],
+    [{ rules: [{ match: {}, use: [] }] }, 'rule 1, use: expected an object'],
+    [{ rules: [{ match: {}, use: {}, why: '' }] }, 'rule 1: expected one of match, use, because, got "why"'],
+    [{ rules: [{ match: {}, use: {}, because: 1 }] }, 'rule 1, because: expected a reason as text, got 1'],
+    [{ rules: [{ match: {}, use: { weights: 5 } }] }, 'rule 1, weights: expected a scheme as text'],
+    [{ rules: [{ match: {}, use: { weights: null } }] }, 'rule 1, weights: expected a scheme as text'],
+    [{ rules: [{ match: {}, use: { weights: 'int9' } }] }, 'rule 1, weights: format: expected'],
+    [{ rules: [{ match: { op: 5 }, use: {} }] }, 'rule 1, op: expected an operator'],
+    [{ rules: [{ match: { node: 5 }, use: {} }] }, "rule 1, node: expected a node's name"],
+    [{ rules: [{ match: { position: 'middle' }, use: {} }] }, 'rule 1, position: expected one of first, last'],
+    [{ rules: [{ match: { kind: 'conv' }, use: {} }] }, 'rule 1, kind: expected one of convolution, '],
+    [
+      { activations: 'none', rules: [{ match: {}, use: { lowering: 'qdq' } }] },
+      'rule 1, lowering qdq: expected static activations, got "none"',
+    ],
+    [
+      { activations: 'uint16', rules: [{ match: {}, use: { lowering: 'qoperator' } }] },
+      'rule 1, lowering qoperator: expected uint8 or int8',
+    ],
+    [{ exclude: 'fc' }, 'exclude: expected an array of texts, got "fc"'],
+    [{ opTypes: ['Conv', 3] }, 'opTypes: expected an array of texts, got ["Conv",3]'],
+    [{ weights: 8 }, 'weights: expected a scheme as text'],
+    [{ activations: null }, 'activations: expected none, dynamic or a format'],
+    [{ uniform: 'false' }, 'uniform: expected true or false, got "false"'],
+    [{ biasCorrection: 0 }, 'biasCorrection: expected true or false, got 0'],
+    [{ percentile: '99' }, 'percentile: expected more than 50 and at most 100, as a number, got "99"'],
+    [{ accuracyLevel: '4' }, 'accuracyLevel: expected 0 or 4'],
   ];
   test.each(cases)('%o', (input, message) => {
     try {
@@ -66,6 +100,10 @@ describe('refusals', () => {
     expect(() => parseRecipe('{', 'r.json')).toThrow('recipe "r.json": expected JSON');
     expect(() => parseRecipe('[]', 'r.json')).toThrow('recipe "r.json": expected a JSON object of settings');
     expect(() => parseRecipe('null', 'r.json')).toThrow('recipe "r.json": expected a JSON object of settings');
+    expect(() => parseRecipe('{"weights": 8}', 'r.json')).toThrow('recipe "r.json": weights: expected a scheme');
+    expect(() => parseRecipe('{"rules": [{"match": 1, "use": {}}]}', 'r.json')).toThrow(
+      'recipe "r.json": rule 1, match: expected an object',
+    );
     expect(parseRecipe('{"weights": "int4"}', 'r.json')).toEqual({ weights: 'int4' });
   });
 });

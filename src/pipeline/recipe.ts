@@ -1,17 +1,19 @@
 /** What is wanted: plain settings and ordered rules, from which `plan` decides every tensor. The last matching rule wins. */
 import { HalftoneError } from '../base/errors.ts';
 import { type FormatId, formatOf } from '../formats/index.ts';
-import { checkScheme, formatScheme, parseScheme, type Scheme } from '../formats/scheme.ts';
-import { type LoweringId, loweringIds } from '../lowerings/index.ts';
+import { formatScheme, parseScheme, type Scheme } from '../formats/scheme.ts';
+import type { LoweringId } from '../lowerings/index.ts';
 import type { WeightKind } from '../lowerings/weight.ts';
-import { type RangeId, ranges } from '../ranges/index.ts';
+import type { RangeId } from '../ranges/index.ts';
+import { checkSettings } from './recipe-checks.ts';
+
+export { recipeKeys, weightRanges } from './recipe-checks.ts';
 
 /** How activations are treated: left float, quantized while the model runs, or with ranges fixed by calibration. */
 export type ActivationSetting = 'none' | 'dynamic' | FormatId;
 
 /** `search` is the scale search with least-squares refit; the others fix the range and round. */
 export type WeightRange = 'search' | Exclude<RangeId, 'moving-average'>;
-export const weightRanges: readonly WeightRange[] = ['search', 'min-max', 'percentile', 'entropy', 'mse'];
 
 /** All given conditions must hold. Names may hold `*`, which stands for any text. */
 export interface RuleMatch {
@@ -67,35 +69,17 @@ export interface Recipe {
 /** Settings as callers give them; everything is optional. */
 export type RecipeInput = Partial<Recipe>;
 
-/** The settings that a recipe may hold. */
-export const recipeKeys: readonly (keyof Recipe)[] = [
-  'weights',
-  'activations',
-  'range',
-  'percentile',
-  'weightRange',
-  'lowering',
-  'symmetricActivations',
-  'reduceRange',
-  'uniform',
-  'opTypes',
-  'exclude',
-  'accuracyLevel',
-  'biasCorrection',
-  'rules',
-];
+/** These leave activations alone. */
+const weightOnly: readonly (LoweringId | 'auto')[] = ['fold-at-load', 'matmul-nbits', 'gather-block'];
 
 /**
- * Fills in defaults and checks every part. Without samples (`calibrated` false) activations stay float; with them a
- * network gets uint8 activations.
+ * Fills in defaults and checks every part. Activations that are not given follow from the lowering where it
+ * leaves no choice; else they stay float without samples (`calibrated` false), and become uint8 with them.
  * @throws HalftoneError `usage` naming the setting.
  */
 export function makeRecipe(input: RecipeInput, calibrated: boolean): Recipe {
-  for (const key of Object.keys(input)) {
-    if (!recipeKeys.includes(key as keyof Recipe)) throw usage('setting', recipeKeys.join(', '), key);
-  }
-  const narrow = input.weights !== undefined && (input.weights === 'float' || bitsOf(input.weights) !== 8);
-  const activations = input.activations ?? (calibrated && !narrow ? 'uint8' : 'none');
+  checkSettings(input);
+  const activations = input.activations ?? activationsFor(input, calibrated);
   const isStatic = activations !== 'none' && activations !== 'dynamic';
   if (isStatic) {
     const format = formatOf(activations);
@@ -111,14 +95,10 @@ export function makeRecipe(input: RecipeInput, calibrated: boolean): Recipe {
   const recipe: Recipe = {
     weights: weights === 'float' ? 'float' : formatScheme(schemeFor(weights, isStatic && activations !== 'float16')),
     activations,
-    range: oneOf(
-      'range',
-      input.range ?? 'mse',
-      ranges.map((range) => range.id),
-    ),
+    range: input.range ?? 'mse',
     percentile: input.percentile ?? 99.999,
-    weightRange: oneOf('weightRange', input.weightRange ?? 'search', weightRanges),
-    lowering: oneOf('lowering', input.lowering ?? 'auto', ['auto', ...loweringIds]),
+    weightRange: input.weightRange ?? 'search',
+    lowering: input.lowering ?? 'auto',
     symmetricActivations: input.symmetricActivations ?? activations === 'int16',
     reduceRange: input.reduceRange ?? false,
     uniform: input.uniform ?? false,
@@ -126,26 +106,44 @@ export function makeRecipe(input: RecipeInput, calibrated: boolean): Recipe {
     exclude: input.exclude ?? [],
     accuracyLevel: input.accuracyLevel ?? 4,
     biasCorrection: input.biasCorrection ?? true,
-    rules: (input.rules ?? []).map(checkRule),
+    rules: input.rules ?? [],
   };
-  if (!(recipe.percentile > 50 && recipe.percentile <= 100))
-    throw usage('percentile', 'more than 50 and at most 100', String(recipe.percentile));
-  const graphWide = recipe.lowering === 'qdq' || recipe.lowering === 'qoperator';
-  if (graphWide && (!isStatic || activations === 'float16')) {
-    throw new HalftoneError(
-      'usage',
-      `lowering ${recipe.lowering}: expected static activations, got "${activations}"; add --calibrate DATA`,
-    );
-  }
-  if (recipe.lowering === 'qoperator' && !['uint8', 'int8'].includes(activations)) {
-    throw new HalftoneError('usage', `lowering qoperator: expected uint8 or int8 activations, got "${activations}"`);
-  }
+  checkLowering(`lowering ${recipe.lowering}`, recipe.lowering, activations, calibrated);
   if (recipe.lowering === 'dynamic' && activations !== 'dynamic') {
     throw new HalftoneError('usage', `lowering dynamic: expected --activations dynamic, got "${activations}"`);
   }
-  if (recipe.accuracyLevel !== 0 && recipe.accuracyLevel !== 4)
-    throw usage('accuracyLevel', '0 or 4', String(recipe.accuracyLevel));
+  for (const [index, { use }] of recipe.rules.entries()) {
+    if (use.lowering) {
+      checkLowering(`rule ${index + 1}, lowering ${use.lowering}`, use.lowering, activations, calibrated);
+    }
+  }
   return recipe;
+}
+
+function activationsFor({ weights, lowering }: RecipeInput, calibrated: boolean): ActivationSetting {
+  if (lowering === 'dynamic') return 'dynamic';
+  if (lowering !== undefined && weightOnly.includes(lowering)) return 'none';
+  const narrow = weights !== undefined && (weights === 'float' || bitsOf(weights) !== 8);
+  return calibrated && !narrow ? 'uint8' : 'none';
+}
+
+/** Integer arithmetic needs ranges of activations. @throws HalftoneError `usage`. */
+function checkLowering(
+  subject: string,
+  lowering: LoweringId | 'auto',
+  activations: ActivationSetting,
+  calibrated: boolean,
+): void {
+  if (lowering !== 'qdq' && lowering !== 'qoperator') return;
+  if (['none', 'dynamic', 'float16'].includes(activations)) {
+    throw new HalftoneError(
+      'usage',
+      `${subject}: expected static activations, got "${activations}"; add ${calibrated ? '--activations uint8' : '--calibrate DATA'}`,
+    );
+  }
+  if (lowering === 'qoperator' && !['uint8', 'int8'].includes(activations)) {
+    throw new HalftoneError('usage', `${subject}: expected uint8 or int8 activations, got "${activations}"`);
+  }
 }
 
 function bitsOf(weights: string): number {
@@ -167,30 +165,6 @@ function schemeFor(weights: string, integerArithmetic: boolean): Scheme {
   const granularity = said.includes('tensor') ? { kind: 'tensor' as const } : { kind: 'channel' as const };
   const symmetric = !said.includes('asym');
   return { ...scheme, granularity, symmetric, scaleType: 'float32', zeroPointType: scheme.zeroPointType };
-}
-
-/** @throws HalftoneError `usage`. */
-function checkRule(rule: Rule, index: number): Rule {
-  if (typeof rule !== 'object' || rule === null || typeof rule.match !== 'object' || typeof rule.use !== 'object') {
-    throw usage(`rule ${index + 1}`, '{"match": {…}, "use": {…}}', JSON.stringify(rule));
-  }
-  for (const key of Object.keys(rule.match)) {
-    if (!['op', 'node', 'tensor', 'kind', 'position'].includes(key))
-      throw usage(`rule ${index + 1}, match`, 'op, node, tensor, kind, position', key);
-  }
-  for (const key of Object.keys(rule.use)) {
-    if (!['weights', 'range', 'lowering'].includes(key))
-      throw usage(`rule ${index + 1}, use`, 'weights, range, lowering', key);
-  }
-  if (rule.use.weights && rule.use.weights !== 'float') checkScheme(parseScheme(rule.use.weights));
-  if (rule.use.range) oneOf(`rule ${index + 1}, range`, rule.use.range, weightRanges);
-  if (rule.use.lowering) oneOf(`rule ${index + 1}, lowering`, rule.use.lowering, loweringIds);
-  return rule;
-}
-
-function oneOf<T extends string>(what: string, value: string, known: readonly T[]): T {
-  if (!known.includes(value as T)) throw usage(what, known.join(', '), value);
-  return value as T;
 }
 
 function usage(what: string, expected: string, got: string): HalftoneError {
@@ -215,6 +189,7 @@ export function parseRecipe(text: string, path: string): RecipeInput {
   if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) {
     throw usage(`recipe "${path}"`, 'a JSON object of settings', typeof parsed);
   }
+  checkSettings(parsed, `recipe "${path}": `);
   return parsed as RecipeInput;
 }
 

@@ -111,3 +111,29 @@ function joined(samples: readonly Feeds[]): Feeds {
   for (const name of Object.keys(samples[0])) batch[name] = concatenated(samples.map((sample) => sample[name]));
   return batch;
 }
+
+/**
+ * The same samples, kept while they take at most `maxBytes` together, so that reading them again costs no decoding.
+ * Beyond that every iteration goes to the source.
+ */
+export function remember(samples: Samples, maxBytes: number): Samples {
+  let kept: Feeds[] | undefined;
+  return {
+    ...samples,
+    async *[Symbol.asyncIterator](): AsyncGenerator<Feeds> {
+      if (kept) {
+        yield* kept;
+        return;
+      }
+      let seen: Feeds[] | undefined = [];
+      let bytes = 0;
+      for await (const feeds of samples) {
+        for (const tensor of Object.values(feeds)) bytes += tensor.bytes.byteLength;
+        if (bytes > maxBytes) seen = undefined;
+        seen?.push(feeds);
+        yield feeds;
+      }
+      kept = seen;
+    },
+  };
+}
