@@ -93,7 +93,7 @@ function makeProgram(terminal: Terminal): Command {
     .option('-w, --weights <scheme>', `${schemeGrammar}, or float\nFORMAT: ${formatIds.join(' ')} (default: int8)`)
     .option(
       '-a, --activations <format>',
-      'none, dynamic, or a FORMAT with ranges found by calibration (default: uint8 with --calibrate and 8-bit weights, else none)',
+      'none, dynamic, or a FORMAT with ranges found by calibration (default: dynamic with --lowering dynamic, uint8 with --calibrate, 8-bit weights and no weight-only lowering, else none)',
     )
     .optionsGroup('Data:')
     .option('-c, --calibrate <data>', 'samples of real use; see DATA below')
