@@ -4,7 +4,7 @@ import type { Comparison } from '../pipeline/compare.ts';
 import { distinct, enforce, judgeBy, printComparison } from './comparison.ts';
 import { createTerminal } from './terminal.ts';
 
-const errors = { cosine: 0.99, maxError: 0.5, meanError: 0.1, count: 10, nonFinite: 0 };
+const errors = { cosine: 0.99, maxError: 0.5, meanError: 0.1, count: 10, nonFinite: 0, referenceNonFinite: 0 };
 const comparison = (sqnr: readonly number[], collapsed?: Comparison['collapsed']): Comparison => ({
   samples: 4,
   data: 'data.npz',
@@ -14,6 +14,7 @@ const comparison = (sqnr: readonly number[], collapsed?: Comparison['collapsed']
   runtime: 'onnxruntime-node 1.30.0',
   outputs: sqnr.map((value, index) => ({ tensor: `out${index}`, sqnr: value, ...errors })),
   layers: [],
+  notes: [],
   ...(collapsed ? { collapsed } : {}),
 });
 
@@ -29,6 +30,7 @@ describe('a gate', () => {
     const collapsed = { message: 'The quantized model has collapsed: it begins at Conv "c".', layer: 'c' };
     expect(judgeBy(-5, comparison([1], collapsed))).toMatchObject({ passed: false, because: collapsed.message });
     expect(judgeBy(-5, comparison([]))).toMatchObject({ passed: false });
+    expect(judgeBy(-5, comparison([30, Number.NaN])).because).toContain('the float model itself gave only NaN');
     expect(judgeBy(-5, comparison([Number.NEGATIVE_INFINITY]))).toMatchObject({ passed: false });
   });
 

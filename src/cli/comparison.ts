@@ -9,7 +9,7 @@ import type { Terminal } from './terminal.ts';
 /** Layers listed without `--verbose`. */
 const shownLayers = 5;
 
-/** The output with the most noise, in dB; undefined when no output holds floats. */
+/** The output with the most noise, in dB; NaN when of some output nothing is known, undefined when none holds floats. */
 export function worstSqnr(comparison: Comparison): number | undefined {
   const values = comparison.outputs.map((output) => output.sqnr);
   return values.length === 0 ? undefined : Math.min(...values);
@@ -28,6 +28,10 @@ export function judgeBy(minSqnr: number, comparison: Comparison): Gate {
   const sqnr = worstSqnr(comparison);
   const reason = () => {
     if (sqnr === undefined) return 'no output holds floats, so there is nothing to measure';
+    if (Number.isNaN(sqnr)) {
+      const output = comparison.outputs.find((candidate) => Number.isNaN(candidate.sqnr));
+      return `the float model itself gave only NaN or infinite values in output "${output?.tensor}"`;
+    }
     if (sqnr < minSqnr) {
       const output = comparison.outputs.find((candidate) => candidate.sqnr === sqnr);
       return `output "${output?.tensor}" has ${decibels(sqnr)}`;
@@ -62,6 +66,11 @@ export function printComparison(comparison: Comparison, title: string, verbose: 
     print(...table(comparison.outputs, outputs, { width, indent: 2, title: style.dim }));
   for (const { tensor, nonFinite } of comparison.outputs) {
     if (nonFinite > 0) print(style.red(`  ${printable(tensor)}: ${plural(nonFinite, 'value')} became infinite or NaN`));
+  }
+
+  for (const note of comparison.notes) {
+    const [first, ...rest] = wrap(printable(note), width === undefined ? undefined : width - 2);
+    print(...[first, ...rest].map((line) => style.yellow(`  ${line}`)));
   }
 
   const { agreement, latency } = comparison;

@@ -30,7 +30,7 @@ describe('numbers', () => {
       '32.5 dB',
       'exact',
       'not finite',
-      'not finite',
+      'unknown',
     ]);
     expect([0.0934, 2.346, 26.71, 612.4].map(milliseconds)).toEqual(['0.093 ms', '2.35 ms', '26.7 ms', '612 ms']);
     expect([ratio(100, 40), ratio(153, 10), ratio(1, 0)]).toEqual(['2.50×', '15.3×', '–']);

@@ -25,9 +25,10 @@ export function ratio(before: number, after: number): string {
   return `${value.toFixed(value < 9.995 ? 2 : 1)}×`;
 }
 
-/** `32.5 dB`; `exact` where nothing differs. */
+/** `32.5 dB`; `exact` where nothing differs, `unknown` where nothing could be compared. */
 export function decibels(value: number): string {
   if (value === Number.POSITIVE_INFINITY) return 'exact';
+  if (Number.isNaN(value)) return 'unknown';
   return Number.isFinite(value) ? `${value.toFixed(1)} dB` : 'not finite';
 }
 

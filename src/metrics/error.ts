@@ -1,7 +1,10 @@
 /** How far one stream of numbers is from another: SQNR, cosine, largest and mean error. */
 
 export interface ErrorSummary {
-  /** Signal to quantization noise in dB, 10·log10(Σ reference² / Σ difference²). Infinite when nothing differs. */
+  /**
+   * Signal to quantization noise in dB, 10·log10(Σ reference² / Σ difference²). Infinite when nothing differs, NaN when
+   * the reference held nothing finite, so that nothing is known; then cosine and errors are NaN, too.
+   */
   readonly sqnr: number;
   /** Cosine of the angle between the two. 1 when both are all zeros. */
   readonly cosine: number;
@@ -10,6 +13,8 @@ export interface ErrorSummary {
   readonly count: number;
   /** Values where the reference is finite and the other is not. */
   readonly nonFinite: number;
+  /** Values where the reference itself is NaN or infinite: they count nowhere else. */
+  readonly referenceNonFinite: number;
 }
 
 export interface ErrorMeter {
@@ -28,12 +33,16 @@ export function createErrorMeter(): ErrorMeter {
   let absolute = 0;
   let count = 0;
   let nonFinite = 0;
+  let referenceNonFinite = 0;
   return {
     add(reference, other) {
       for (let i = 0; i < reference.length; i++) {
         const a = reference[i];
         const b = other[i];
-        if (!Number.isFinite(a)) continue;
+        if (!Number.isFinite(a)) {
+          referenceNonFinite++;
+          continue;
+        }
         if (!Number.isFinite(b)) {
           nonFinite++;
           continue;
@@ -49,6 +58,18 @@ export function createErrorMeter(): ErrorMeter {
       }
     },
     summary() {
+      if (count + nonFinite === 0 && referenceNonFinite > 0) {
+        const unknown = Number.NaN;
+        return {
+          sqnr: unknown,
+          cosine: unknown,
+          maxError: unknown,
+          meanError: unknown,
+          count,
+          nonFinite,
+          referenceNonFinite,
+        };
+      }
       const norm = Math.sqrt(signal) * Math.sqrt(energy);
       return {
         sqnr: nonFinite > 0 ? Number.NEGATIVE_INFINITY : decibels(signal, noise),
@@ -57,6 +78,7 @@ export function createErrorMeter(): ErrorMeter {
         meanError: count > 0 ? absolute / count : 0,
         count,
         nonFinite,
+        referenceNonFinite,
       };
     },
   };

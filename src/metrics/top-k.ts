@@ -27,7 +27,10 @@ export interface Agreement {
 }
 
 export interface AgreementMeter {
-  /** Adds rows of `classes` scores; `labels` are the right classes of these rows. */
+  /**
+   * Adds rows of `classes` scores; `labels` are the right classes of these rows. Rows where all of the float model's
+   * scores are NaN name no class and are left out.
+   */
   add(float: Float32Array, quantized: Float32Array, classes: number, labels?: readonly number[]): void;
   summary(): Agreement | undefined;
 }
@@ -48,6 +51,7 @@ export function createAgreementMeter(): AgreementMeter {
       wide &&= classes >= minClassesForTop5;
       for (let row = 0; row * classes < float.length; row++) {
         const [wanted] = topClasses(float, row * classes, classes, 1);
+        if (wanted === undefined) continue;
         const found = topClasses(quantized, row * classes, classes, 5);
         rows++;
         if (found[0] === wanted) same++;

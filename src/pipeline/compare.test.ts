@@ -6,6 +6,7 @@ import type { Model } from '../graph/model.ts';
 import { openRuntime } from '../runtime/node.ts';
 import { Tensor } from '../tensor/tensor.ts';
 import { compare } from './compare.ts';
+import { quantizeModel } from './quantize.ts';
 
 const runtime = await openRuntime();
 
@@ -88,4 +89,61 @@ test('the clock times both models, run by run', async () => {
   const clock = () => now++;
   const { latency } = await compare(model, copyOf(model), samples, runtime, { clock, runs: 5 });
   expect(latency).toEqual({ float: 1, quantized: 1, speedup: 1, runs: 5, batch: 1 });
+});
+
+describe('a float model that gives NaN or infinities', () => {
+  const infected = (from: number) =>
+    samplesOf(
+      noiseSamples(model, 10).map((feeds, index) =>
+        index < from ? feeds : { x: Tensor.float32(feeds.x.shape, new Float32Array(feeds.x.size).fill(Number.NaN)) },
+      ),
+    );
+
+  test('is no reference: nothing is known, and nothing has collapsed', async () => {
+    const { outputs, agreement, collapsed, notes, layers } = await compare(model, copyOf(model), infected(0), runtime);
+    expect(outputs).toMatchObject([{ sqnr: Number.NaN, count: 0, referenceNonFinite: 40 }]);
+    expect(agreement).toBeUndefined();
+    expect(collapsed).toBeUndefined();
+    expect(layers).toEqual([]);
+    expect(notes[0]).toMatch(/float model itself gave only NaN or infinite values.*output "gemm"/);
+  });
+
+  test('counts where it is finite', async () => {
+    const { outputs, notes, agreement } = await compare(model, copyOf(model), infected(4), runtime);
+    expect(outputs).toMatchObject([{ sqnr: Number.POSITIVE_INFINITY, count: 16, referenceNonFinite: 24 }]);
+    expect(agreement?.rows).toBe(4);
+    expect(notes[0]).toMatch(/gave 24 NaN or infinite values/);
+  });
+
+  test('quantize names the input that holds them', async () => {
+    const { report } = await quantizeModel(model, { calibration: infected(4) }, runtime);
+    expect(report.notes.join()).toMatch(/Input "x" holds NaN or infinite values in 6 of the samples/);
+  });
+});
+
+describe('refuses', () => {
+  const refused = async (other: Model, message: RegExp, labels?: readonly number[]) => {
+    const result = compare(model, other, samples, runtime, labels ? { labels } : {});
+    await expect(result).rejects.toMatchObject({ code: 'usage', message: expect.stringMatching(message) });
+  };
+  /** A model with one input and one output of these names. */
+  function other(input: string, shape: number[], output: string): Model {
+    const b = new Builder();
+    const flat = b.add('Flatten', [b.input(input, shape)]);
+    const result = b.output(b.add('Gemm', [flat, b.weight([shape.slice(1).reduce((x, y) => x * y), 4])])).model;
+    for (const value of result.graph.outputs) value.name = output;
+    return result;
+  }
+
+  test('models of other inputs or outputs', async () => {
+    await refused(other('other', [1, 4, 6, 6], 'gemm'), /input "x": expected it in both models, got "other"/);
+    await refused(other('x', [1, 4, 5, 6], 'gemm'), /input "x": expected the same shape.*\[1,4,6,6\] and \[1,4,5,6\]/);
+    await refused(other('x', [1, 4, 6, 6], 'scores'), /output "gemm": expected it in both models, got "scores"/);
+  });
+
+  test('labels that are no classes', async () => {
+    await refused(copyOf(model), /labels: expected classes from 0 to 3.*"gemm" has 4.*got 99/, [0, 1, 99]);
+    const options = { calibration: samples, labels: [0, 0, 0, -1, 0, 0, 0, 0, 0, 0] };
+    await expect(quantizeModel(model, options, runtime)).rejects.toThrow(/expected classes from 0 to 3.*got -1/);
+  });
 });

@@ -1,4 +1,5 @@
 /** Runs the float and the quantized model on the same samples and says what was lost and gained. */
+import { HalftoneError } from '../base/errors.ts';
 import { writeOnnx } from '../files/onnx/write.ts';
 import type { Model } from '../graph/model.ts';
 import type { Value } from '../graph/value.ts';
@@ -7,6 +8,7 @@ import { type Agreement, createAgreementMeter } from '../metrics/top-k.ts';
 import type { Feeds, Runtime, Session } from '../runtime/runtime.ts';
 import type { Samples } from '../samples/sample.ts';
 import { valuesByName } from './calibrate.ts';
+import { checkInterfaces, checkLabels } from './comparable.ts';
 import { subModel } from './sub-model.ts';
 
 export interface LayerError extends ErrorSummary {
@@ -40,6 +42,8 @@ export interface Comparison {
   readonly latency?: Latency;
   /** Worst first. */
   readonly layers: readonly LayerError[];
+  /** What the numbers do not say, such as outputs where the float model itself gave NaN. */
+  readonly notes: readonly string[];
   /** Set when the result is of no use. */
   readonly collapsed?: { readonly message: string; readonly layer?: string };
 }
@@ -70,7 +74,8 @@ const layerBudget = 128 * 2 ** 20;
 
 /**
  * Compares two models with the same inputs. Layers are matched by the names of their results.
- * @throws HalftoneError `runtime` when either does not load or run.
+ * @throws HalftoneError `usage` when inputs or outputs differ or labels are no classes, `runtime` when a model does not
+ * load or run.
  */
 export async function compare(
   float: Model,
@@ -89,6 +94,7 @@ export async function compare(
   try {
     const b = await runtime.open(quantizedBytes, session);
     try {
+      checkInterfaces(a, b);
       const outputs = await compareOutputs(a, b, samples, float, options);
       const latency =
         options.clock && outputs.first
@@ -107,6 +113,7 @@ export async function compare(
         ...(outputs.agreement ? { agreement: outputs.agreement } : {}),
         ...(latency ? { latency } : {}),
         layers: [...layers].sort((x, y) => x.sqnr - y.sqnr),
+        notes: outputs.errors.flatMap(referenceNote),
         ...(collapsed ? { collapsed } : {}),
       };
     } finally {
@@ -130,23 +137,28 @@ async function compareOutputs(a: Session, b: Session, samples: Samples, float: M
     const x = await a.run(feeds);
     const y = await b.run(feeds);
     for (const { name, dtype } of a.outputs) {
-      if (!['float32', 'float16', 'float64'].includes(dtype) || !y[name]) continue;
+      if (!['float32', 'float16', 'float64'].includes(dtype) || !x[name]?.isFloat || !y[name]?.isFloat) continue;
+      if (x[name].size !== y[name].size) {
+        throw new HalftoneError(
+          'usage',
+          `compare: output "${name}": expected results of one shape, got [${x[name].shape.join(',')}] and ` +
+            `[${y[name].shape.join(',')}]; compare a model with one that was made from it`,
+        );
+      }
       const meter = meters.get(name) ?? createErrorMeter();
       meters.set(name, meter);
       meter.add(x[name].floats(), y[name].floats());
     }
-    const scores = x[a.outputs[0].name];
-    const rank = scores.shape.length;
-    const classes = scores.shape[rank - 1];
+    const best = a.outputs[0]?.name ?? '';
+    const scores = x[best];
+    const rank = scores?.shape.length ?? 0;
+    const classes = scores?.shape[rank - 1] ?? 0;
     // Rows of scores: [N, classes] of a classifier, [N, T, classes] of a model over tokens.
-    if (scores.dtype === 'float32' && classes > 1 && (rank === 2 || (rank === 3 && tokens))) {
+    if (scores?.dtype === 'float32' && y[best].isFloat && classes > 1 && (rank === 2 || (rank === 3 && tokens))) {
       const rowCount = scores.size / classes;
-      agreement.add(
-        scores.floats(),
-        y[a.outputs[0].name].floats(),
-        classes,
-        options.labels?.slice(rows, rows + rowCount),
-      );
+      const labels = options.labels?.slice(rows, rows + rowCount);
+      if (labels) checkLabels(labels, classes, best);
+      agreement.add(scores.floats(), y[best].floats(), classes, labels);
       rows += rowCount;
     }
     count++;
@@ -183,12 +195,13 @@ async function compareLayers(
   const right = valuesByName(quantized.graph);
   const inputs = new Set(float.graph.inputs.map((value) => value.name));
   const names = [...left.keys()].filter((name) => right.has(name) && !inputs.has(name));
+  const settings = options.threads ? { threads: options.threads } : {};
   const result: LayerError[] = [];
-  for (const slice of await slices(float, names, left, runtime)) {
+  for (const slice of await slices(float, names, left, runtime, settings)) {
     const values = (from: ReadonlyMap<string, Value>) =>
       slice.map((name) => from.get(name)).filter((value): value is Value => !!value);
-    const a = await runtime.open(writeOnnx(subModel(float, values(left))));
-    const b = await runtime.open(writeOnnx(subModel(quantized, values(right))));
+    const a = await runtime.open(writeOnnx(subModel(float, values(left))), settings);
+    const b = await runtime.open(writeOnnx(subModel(quantized, values(right))), settings);
     const meters = new Map<string, ErrorMeter>();
     try {
       let count = 0;
@@ -198,7 +211,7 @@ async function compareLayers(
         const x = await a.run(feeds);
         const y = await b.run(feeds);
         for (const name of slice) {
-          if (!x[name].isFloat || !y[name].isFloat || x[name].size !== y[name].size) continue;
+          if (!x[name]?.isFloat || !y[name]?.isFloat || x[name].size !== y[name].size) continue;
           const meter = meters.get(name) ?? createErrorMeter();
           meters.set(name, meter);
           meter.add(x[name].floats(), y[name].floats());
@@ -210,7 +223,8 @@ async function compareLayers(
     }
     for (const [tensor, meter] of meters) {
       const summary = meter.summary();
-      if (summary.sqnr === Number.POSITIVE_INFINITY) continue;
+      // Nothing differs, or nothing is known.
+      if (summary.sqnr === Number.POSITIVE_INFINITY || Number.isNaN(summary.sqnr)) continue;
       result.push({ tensor, op: left.get(tensor)?.producer?.op ?? '', position: names.indexOf(tensor), ...summary });
     }
   }
@@ -222,10 +236,11 @@ async function slices(
   names: readonly string[],
   values: ReadonlyMap<string, Value>,
   runtime: Runtime,
+  settings: { readonly threads?: number },
 ): Promise<string[][]> {
   if (names.length === 0) return [];
   const outputs = names.map((name) => values.get(name)).filter((value): value is Value => !!value);
-  const session = await runtime.open(writeOnnx(subModel(model, outputs)), { optimization: 'disabled' });
+  const session = await runtime.open(writeOnnx(subModel(model, outputs)), { ...settings, optimization: 'disabled' });
   const parts: string[][] = [[]];
   let used = 0;
   for (const { name, shape } of session.outputs) {
@@ -244,13 +259,22 @@ async function slices(
   return parts;
 }
 
+/** What to say of an output for which the float model is no reference. */
+function referenceNote({ tensor, referenceNonFinite, sqnr }: { tensor: string } & ErrorSummary): string[] {
+  if (referenceNonFinite === 0) return [];
+  const what = Number.isNaN(sqnr)
+    ? 'only NaN or infinite values, so nothing is known about its accuracy'
+    : `${referenceNonFinite} NaN or infinite values, which were left out of the comparison`;
+  return [`The float model itself gave ${what}, in output "${tensor}" on this data.`];
+}
+
 /** Says so when the result is useless, and where the trouble begins. */
 function judge(
   outputs: readonly ({ tensor: string } & ErrorSummary)[],
   agreement: Agreement | undefined,
   layers: readonly LayerError[],
 ): Comparison['collapsed'] {
-  const worst = [...outputs].sort((x, y) => x.sqnr - y.sqnr)[0];
+  const worst = outputs.filter(({ sqnr }) => !Number.isNaN(sqnr)).sort((x, y) => x.sqnr - y.sqnr)[0];
   const bySqnr = worst !== undefined && worst.sqnr < collapsedSqnr;
   const byAgreement = agreement !== undefined && agreement.top1 < collapsedAgreement;
   if (!bySqnr && !byAgreement) return undefined;

@@ -9,11 +9,13 @@ import { SharedConstants } from '../lowerings/weight.ts';
 import { createErrorMeter } from '../metrics/error.ts';
 import { rangeOf } from '../ranges/index.ts';
 import type { Runtime } from '../runtime/runtime.ts';
+import { watchFinite } from '../samples/finite.ts';
 import type { Samples } from '../samples/sample.ts';
 import { isHeldOut, remember, split, take } from '../samples/select.ts';
 import { lowerModel, solveWeights, tidy } from './apply.ts';
 import { batchesFor } from './batching.ts';
 import { calibrate, type Need, type Statistics } from './calibrate.ts';
+import { checkLabels } from './comparable.ts';
 import { type CompareOptions, compare } from './compare.ts';
 import {
   type Corrections,
@@ -121,9 +123,9 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
   const { opset } = makePlan(first.model, recipe).plan;
   const prepared = opset > first.model.opset ? await prepare(first.model, runtime, opset) : first;
 
-  const parts = options.calibration
-    ? await partsOf(options.calibration, options.samples ?? defaultSamples, model, runtime)
-    : undefined;
+  checkLabelsEarly(model, options.labels);
+  const watched = options.calibration && watchFinite(options.calibration);
+  const parts = watched ? await partsOf(watched.samples, options.samples ?? defaultSamples, model, runtime) : undefined;
   const draft = makePlan(prepared.model, recipe);
   const targets = parts && recipe.biasCorrection && !parts.samples.synthetic ? correctionTargets(draft) : [];
   let statistics: Statistics | undefined;
@@ -160,6 +162,8 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
     const after = await outputNoise(prepared.model, simulation.model, parts.heldOut, runtime, options.threads);
     const kept = after <= before;
     if (kept) corrections = found;
+    else if (Number.isNaN(before) || Number.isNaN(after))
+      notes.push('Bias correction was taken back: the float model gave nothing finite to measure it by.');
     else notes.push('Bias correction was taken back: on held-out samples the outputs were closer without it.');
     const left = own.filter((target) => !target.bias).map((target) => target.tensor);
     biasCorrection = { layers: found.size - left.length, kept, left };
@@ -199,6 +203,11 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
   if (parts && !parts.separate && wantsComparison) {
     notes.push('There were too few samples to hold some out: the comparison uses the calibration samples themselves.');
   }
+  for (const [input, count] of watched?.nonFinite() ?? []) {
+    notes.push(
+      `Input "${input}" holds NaN or infinite values in ${count} of the samples: ranges, corrections and the comparison leave them out, and are only as good as the rest.`,
+    );
+  }
   const floatBytes = comparison?.floatBytes ?? writeOnnx(model).byteLength;
   const quantizedBytes = comparison?.quantizedBytes ?? writeOnnx(result).byteLength;
   const report: Report = {
@@ -234,6 +243,16 @@ function corrected(matrices: Matrices, planning: Planning, corrections: Correcti
     if (matrix && gain) result.set(name, withGain(matrix, gain));
   }
   return result;
+}
+
+/** Labels are checked before the long work where the model itself says how many classes there are. */
+function checkLabelsEarly(model: Model, labels: readonly number[] | undefined): void {
+  const output = model.graph.outputs[0];
+  const shape = output?.type?.shape;
+  const classes = shape?.at(-1);
+  if (labels && shape?.length === 2 && typeof classes === 'number' && classes > 1) {
+    checkLabels(labels, classes, output.name);
+  }
 }
 
 function activationNeeds(draft: Planning, recipe: Recipe): Need[] {
