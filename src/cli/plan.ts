@@ -47,7 +47,11 @@ export function printWeights(plan: Plan, results: readonly WeightResult[], termi
     { title: 'weight', value: ({ tensor }) => tensor, shrinks: 'middle' },
     { title: 'shape', value: ({ shape }) => `[${shape.join(',')}]`, optional: true },
     { title: 'became', value: (weight) => done(weight)?.scheme ?? '–' },
-    { title: 'written as', value: (weight) => (done(weight)?.scheme ? (weight.quantize?.lowering ?? '') : 'float') },
+    {
+      title: 'written as',
+      value: (weight) =>
+        done(weight)?.scheme ? (done(weight)?.instead?.lowering ?? weight.quantize?.lowering ?? '') : 'float',
+    },
     {
       title: 'SQNR',
       value: (weight) => {
@@ -62,7 +66,11 @@ export function printWeights(plan: Plan, results: readonly WeightResult[], termi
       value: (weight) => (done(weight)?.scheme ? ratio(weight.floatBytes, weight.predictedBytes) : ''),
       align: 'right',
     },
-    { title: 'because', value: (weight) => done(weight)?.left ?? weight.because, shrinks: 'end' },
+    {
+      title: 'because',
+      value: (weight) => done(weight)?.left ?? done(weight)?.instead?.because ?? weight.because,
+      shrinks: 'end',
+    },
   ];
   print('', style.bold(`Weights (${plural(plan.weights.length, 'tensor')}, ${bytes(plan.floatBytes)})`));
   print(...table(plan.weights, columns, { width, indent: 2, title: style.dim }));

@@ -48,6 +48,14 @@ function decimal(text: string): number {
   throw new InvalidArgumentError(`Expected a number, got "${text}".`);
 }
 
+/** Adds `NAME=SIZE` to the lengths given before it. */
+function dimension(text: string, before: Readonly<Record<string, number>> = {}): Record<string, number> {
+  const at = text.lastIndexOf('=');
+  const [name, size] = [text.slice(0, Math.max(at, 0)).trim(), text.slice(at + 1)];
+  if (name === '') throw new InvalidArgumentError(`Expected NAME=SIZE, got "${text}".`);
+  return { ...before, [name]: wholeNumber(0)(size) };
+}
+
 /** The program with all its commands. */
 function makeProgram(terminal: Terminal): Command {
   const { version } = createRequire(import.meta.url)('../../package.json') as { version: string };
@@ -99,6 +107,7 @@ function makeProgram(terminal: Terminal): Command {
     .option('-c, --calibrate <data>', 'samples of real use; see DATA below')
     .option('--samples <n>', 'read at most so many samples (default: 128)', wholeNumber(1))
     .option('--preprocess <file>', 'preprocessor_config.json for pictures')
+    .option('--dimensions <name=size...>', 'lengths of open dimensions of the inputs, for made-up samples', dimension)
     .option('--labels <file>', 'right classes of the samples: .npy, .npz, .json, .txt or .csv')
     .optionsGroup('Method:')
     .addOption(new Option('--range <id>', 'how activation ranges are chosen (default: mse)').choices(rangeIds))
@@ -125,7 +134,7 @@ function makeProgram(terminal: Terminal): Command {
     .option('--recipe <file>', 'settings and rules as JSON; options given beside it come first')
     .option('--allow-quantized', 'quantize what is still float in a quantized model')
     .optionsGroup('Result:')
-    .option('--dry-run', 'print the plan with predicted sizes; write nothing')
+    .option('--dry-run', 'print the plan with predicted sizes; write nothing but --report')
     .option(
       '--min-sqnr <db>',
       'write nothing and exit with 3 if outputs are noisier than this on held-out samples, or collapsed',
@@ -133,7 +142,7 @@ function makeProgram(terminal: Terminal): Command {
     )
     .option('--no-compare', 'do not compare the result with the float model')
     .option('--external-data', 'write tensors to a file beside the model')
-    .option('--report <file>', 'write the whole report as JSON')
+    .option('--report <file>', 'write the whole report as JSON; with --dry-run the plan')
     .option('--json', 'print one JSON document instead')
     .option('-v, --verbose', 'list every weight tensor with what was done to it')
     .optionsGroup('Runtime:')
@@ -157,6 +166,7 @@ function makeProgram(terminal: Terminal): Command {
     .requiredOption('-d, --data <data>', 'samples; see DATA below')
     .option('--samples <n>', 'read at most so many samples (default: all)', wholeNumber(1))
     .option('--preprocess <file>', 'preprocessor_config.json for pictures')
+    .option('--dimensions <name=size...>', 'lengths of open dimensions of the inputs, for made-up samples', dimension)
     .option('--labels <file>', 'right classes of the samples: .npy, .npz, .json, .txt or .csv')
     .option('--min-sqnr <db>', 'exit with 3 if outputs are noisier than this, or collapsed', decimal)
     .option('--report <file>', 'write the comparison as JSON')

@@ -60,7 +60,8 @@ export function summarizeWeights(report: Report): { done: string; left: string[]
   const weights = weightsOf(report.plan);
   for (const weight of weights) {
     const result = results.get(weight.tensor);
-    if (weight.quantize && result?.scheme) add(groups, `${result.scheme} ${weight.quantize.lowering}`);
+    if (weight.quantize && result?.scheme)
+      add(groups, `${result.scheme} ${result.instead?.lowering ?? weight.quantize.lowering}`);
     else add(reasons, result?.left ?? weight.because);
   }
   const byCount = (map: Map<string, number>) => [...map].sort((a, b) => b[1] - a[1]);

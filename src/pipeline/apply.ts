@@ -1,6 +1,6 @@
 /** Carries out a plan: quantizes each weight and writes it into the graph. Pure computation, no runtime. */
 import { HalftoneError } from '../base/errors.ts';
-import { formatOf } from '../formats/index.ts';
+import { formatOf, intFormatOf } from '../formats/index.ts';
 import type { QuantizedMatrix } from '../formats/quantized.ts';
 import { formatScheme, parseScheme, type Scheme } from '../formats/scheme.ts';
 import type { Model } from '../graph/model.ts';
@@ -11,6 +11,7 @@ import { cast } from '../lowerings/codes.ts';
 import { lowerDynamic, lowerDynamicLstm } from '../lowerings/dynamic.ts';
 import { lowerFoldAtLoad } from '../lowerings/fold-at-load.ts';
 import { lowerGatherBlock } from '../lowerings/gather-block.ts';
+import type { LoweringId } from '../lowerings/index.ts';
 import { lowerMatmulNbits } from '../lowerings/matmul-nbits.ts';
 import { lowerQdq } from '../lowerings/qdq.ts';
 import { SharedConstants, type Weight } from '../lowerings/weight.ts';
@@ -31,6 +32,8 @@ export interface WeightResult {
   readonly sqnr?: number;
   /** Set where the plan could not be carried out. */
   readonly left?: string;
+  /** Set where the weight is written in another way than the plan says, and why. */
+  readonly instead?: { readonly lowering: LoweringId; readonly because: string };
 }
 
 export interface Solved {
@@ -70,7 +73,7 @@ export async function solveWeights(planning: Planning, options: ApplyOptions = {
 
 /**
  * Writes the quantized weights into the model that the planning was made for, which is edited.
- * Returns what became of weights that are stored as floats.
+ * Returns what became of weights that are stored as floats, or written in another way than planned.
  */
 export function lowerModel(planning: Planning, matrices: Matrices): WeightResult[] {
   const { model } = planning;
@@ -113,11 +116,16 @@ export function lowerModel(planning: Planning, matrices: Matrices): WeightResult
   for (const [node, parts] of recurrent) {
     const part = (input: number) => parts.find(({ weight }) => weight.use.input === input);
     const [input, hidden] = [part(1), part(2)];
-    if (input && hidden) {
+    const apart = input && hidden ? refusesPair(input.matrix, hidden.matrix) : "the LSTM's other weight is not";
+    if (input && hidden && !apart) {
       model.useDomain('com.microsoft', 1);
       lowerDynamicLstm(node, input.matrix, hidden.matrix);
     } else {
-      for (const { weight, matrix } of parts) lowerFoldAtLoad(weight, matrix, constants);
+      for (const { weight, matrix } of parts) {
+        lowerFoldAtLoad(weight, matrix, constants);
+        const instead = { lowering: 'fold-at-load' as const, because: `not dynamic: ${apart}` };
+        results.push({ tensor: weight.value.name, scheme: formatScheme(matrix.scheme), instead });
+      }
     }
   }
   if (planning.integer && planning.parameters.size > 0) {
@@ -125,6 +133,13 @@ export function lowerModel(planning: Planning, matrices: Matrices): WeightResult
   }
   for (const graph of model.graphs()) graph.sort();
   return results;
+}
+
+/** Why the two weights of an LSTM cannot be in one integer operator, or undefined when they can. */
+function refusesPair(input: QuantizedMatrix, hidden: QuantizedMatrix): string | undefined {
+  const [a, b] = [input, hidden].map(({ scheme }) => intFormatOf(scheme.format));
+  if (a.bits === 8 && b.bits === 8 && a.signed === b.signed) return undefined;
+  return `DynamicQuantizeLSTM expects both weights in one 8-bit format, got ${a.id} and ${b.id}`;
 }
 
 /** Runs the planned solver on one weight. */

@@ -133,6 +133,24 @@ describe('unusual weights', () => {
     }
   });
 
+  test('of an LSTM in two formats are folded, with the reason', async () => {
+    const b = new Builder();
+    const x = b.input('x', [3, 1, 16]);
+    const model = b.output(b.add('LSTM', [x, b.weight([1, 64, 16]), b.weight([1, 64, 16])], { hidden_size: 16 })).model;
+    const [w, r] = findWeights(model).map(({ value }) => value.name);
+    const rules = [{ match: { tensor: r }, use: { weights: 'uint8:channel:sym' } }];
+    const { model: result, report } = await quantizeModel(model, { activations: 'dynamic', rules }, runtime);
+    expect(report.weights).toMatchObject([
+      { tensor: w, scheme: 'int8:channel:sym', sqnr: expect.any(Number), instead: { lowering: 'fold-at-load' } },
+      { tensor: r, instead: { because: expect.stringContaining('got int8 and uint8') } },
+    ]);
+    expect(report.notes.join()).toContain(`Weight "${w}" is written as fold-at-load, not dynamic: `);
+    const [feeds] = noiseSamples(model, 1);
+    const [before, after] = [await run(model, feeds), await run(result, feeds)];
+    const [name] = Object.keys(before);
+    expect(decibels(before[name].floats(), after[name].floats())).toBeGreaterThan(30);
+  });
+
   test('that hold NaN are left, with the reason', async () => {
     const b = new Builder();
     const x = b.input('x', [1, 16]);

@@ -12,7 +12,7 @@ import type { Runtime } from '../runtime/runtime.ts';
 import { watchFinite } from '../samples/finite.ts';
 import type { Samples } from '../samples/sample.ts';
 import { isHeldOut, remember, split, take } from '../samples/select.ts';
-import { lowerModel, solveWeights, tidy } from './apply.ts';
+import { lowerModel, solveWeights, tidy, type WeightResult } from './apply.ts';
 import { batchesFor } from './batching.ts';
 import { calibrate, type Need, type Statistics } from './calibrate.ts';
 import { checkLabels } from './comparable.ts';
@@ -66,7 +66,7 @@ export interface Quantized {
 }
 
 /** Every n-th sample is held out for the comparison. */
-const holdOutEvery = 4;
+const holdOutEvery = 8;
 /** With fewer samples than this all of them calibrate and compare, which the report says. */
 const minSamplesToSplit = 8;
 const defaultSamples = 128;
@@ -174,7 +174,10 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
     if (bias) setBias(target, bias);
   }
   const result = planning.model;
-  const floats = lowerModel(planning, corrected(matrices, planning, corrections));
+  const lowered = lowerModel(planning, corrected(matrices, planning, corrections));
+  for (const { tensor, instead } of lowered) {
+    if (instead) notes.push(`Weight "${tensor}" is written as ${instead.lowering}, ${instead.because}.`);
+  }
   if (planning.parameters.size > 0) {
     const cut = quantizeBiases(result);
     for (const name of cut) notes.push(`Bias "${name}" is cut to what int32 holds in steps of its weights' scales.`);
@@ -213,7 +216,7 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
   const report: Report = {
     version: 1,
     plan: planning.plan,
-    weights: [...results, ...floats],
+    weights: merged(results, lowered),
     passes: [...new Set([...first.changed, ...prepared.changed])],
     floatBytes,
     quantizedBytes,
@@ -243,6 +246,13 @@ function corrected(matrices: Matrices, planning: Planning, corrections: Correcti
     if (matrix && gain) result.set(name, withGain(matrix, gain));
   }
   return result;
+}
+
+/** One result for each weight: what lowering has to say joins what solving found. */
+function merged(solved: readonly WeightResult[], lowered: readonly WeightResult[]): WeightResult[] {
+  const results = new Map(solved.map((result) => [result.tensor, result]));
+  for (const result of lowered) results.set(result.tensor, { ...results.get(result.tensor), ...result });
+  return [...results.values()];
 }
 
 /** Labels are checked before the long work where the model itself says how many classes there are. */

@@ -6,6 +6,7 @@ import { run } from '../../src/cli/program.ts';
 import { createTerminal } from '../../src/cli/terminal.ts';
 import { readModel } from '../../src/files/onnx/node.ts';
 import { inspect } from '../../src/pipeline/inspect.ts';
+import { asset, haveAssets } from '../onnx/assets.ts';
 import { digit, type Finished, halftone, scratch } from './run.ts';
 
 const folder = scratch();
@@ -29,6 +30,29 @@ describe('quantize', () => {
     expect(result.stdout).toMatch(/867 kB → 218 kB \(3\.97× smaller\)/);
     expect(statSync(out).size).toBeLessThan(floatBytes / 3.9);
     expect(readModel(out).graph.outputs.map(({ name }) => name)).toEqual(['logits']);
+  });
+
+  it('with --dry-run writes the plan to --report, and nothing else', async () => {
+    const report = folder.path('plan.json');
+    const before = folder.files();
+    const result = await halftone(['quantize', model, '--dry-run', '-w', 'int4', '--report', report]);
+    expectDone(result);
+    expect(result.stdout).toContain(`Only this plan was written, to ${report}.`);
+    expect(JSON.parse(readFileSync(report, 'utf8'))).toMatchObject({
+      dryRun: true,
+      model,
+      plan: { weights: expect.any(Array) },
+    });
+    expect(folder.files()).toEqual([...before, 'plan.json'].sort());
+  });
+
+  it.skipIf(!haveAssets)('makes up samples of the lengths that it is told, and asks for them', async () => {
+    const args = ['quantize', asset('models/silero-vad.onnx'), '-o', folder.path('vad.onnx'), '--calibrate', 'random'];
+    const fails = await halftone([...args, '--samples', '1', '--dimensions', 'sequence=7']);
+    expect(fails.code).toBe(1);
+    expect(fails.stderr).toMatch(/made up: set lengths with --dimensions NAME=SIZE \(open: batch, sequence\)/);
+    const done = await halftone([...args, '--samples', '1', '--dimensions', 'sequence=576', 'batch=1']);
+    expectDone(done);
   });
 
   it('with samples makes a network of integers, and measures it on samples that were held out', async () => {
@@ -102,17 +126,7 @@ describe('quantize', () => {
 
   it('--dry-run prints the plan and writes nothing', async () => {
     const before = folder.files();
-    const args = [
-      'quantize',
-      model,
-      '-o',
-      folder.path('dry.onnx'),
-      '-w',
-      'int3:channel',
-      '--dry-run',
-      '--report',
-      folder.path('dry.json'),
-    ];
+    const args = ['quantize', model, '-o', folder.path('dry.onnx'), '-w', 'int3:channel', '--dry-run'];
     const [text, json] = await Promise.all([halftone(args), halftone([...args, '--json'])]);
     expectDone(text);
     expect(text.stdout).toMatch(/fc1\.weight +matrix +int3:channel:asym +fold-at-load +865,280 +\d+,\d+/);

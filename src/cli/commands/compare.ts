@@ -5,13 +5,14 @@ import { take } from '../../samples/select.ts';
 import { enforce, judgeBy, printComparison } from '../comparison.ts';
 import { checkOutput, inputPaths, writeText } from '../files.ts';
 import { bytes, jsonText, plural, ratio } from '../numbers.ts';
-import { openData, runtimeFor } from '../open.ts';
+import { type Dimensions, explainingMadeUp, openData, runtimeFor } from '../open.ts';
 import type { Terminal } from '../terminal.ts';
 
 export interface CompareCommandOptions {
   readonly data: string;
   readonly samples?: number;
   readonly preprocess?: string;
+  readonly dimensions?: Dimensions;
   readonly labels?: string;
   readonly minSqnr?: number;
   readonly report?: string;
@@ -42,13 +43,15 @@ export async function compareCommand(
   const { samples, labels } = await openData(float, options.data, options, terminal);
   const runtime = await runtimeFor(options.runtime, terminal);
   const limited = options.samples === undefined ? samples : take(samples, options.samples);
-  const comparison = await compare(float, quantized, limited, runtime, {
-    clock: terminal.clock,
-    signal: terminal.signal,
-    ...(labels ? { labels } : {}),
-    ...(options.threads === undefined ? {} : { threads: options.threads }),
-    onProgress: (done, total) => terminal.progress.show({ step: 'compare', done, total }),
-  });
+  const comparison = await explainingMadeUp(float, samples, () =>
+    compare(float, quantized, limited, runtime, {
+      clock: terminal.clock,
+      signal: terminal.signal,
+      ...(labels ? { labels } : {}),
+      ...(options.threads === undefined ? {} : { threads: options.threads }),
+      onProgress: (done, total) => terminal.progress.show({ step: 'compare', done, total }),
+    }),
+  );
   const gate = options.minSqnr === undefined ? undefined : judgeBy(options.minSqnr, comparison);
   const document = jsonText({
     version: 1,

@@ -11,7 +11,7 @@ import { enforce, judgeBy, printComparison } from '../comparison.ts';
 import { usage } from '../failure.ts';
 import { checkOutput, inputPaths, writeText } from '../files.ts';
 import { bytes, jsonText, plural } from '../numbers.ts';
-import { openData, runtimeFor } from '../open.ts';
+import { type Dimensions, explainingMadeUp, openData, runtimeFor } from '../open.ts';
 import { printPlan } from '../plan.ts';
 import { printReport } from '../report.ts';
 import { printNotes, type Terminal } from '../terminal.ts';
@@ -24,6 +24,7 @@ export interface QuantizeCommandOptions {
   readonly calibrate?: string;
   readonly samples?: number;
   readonly preprocess?: string;
+  readonly dimensions?: Dimensions;
   readonly labels?: string;
   readonly range?: Recipe['range'];
   readonly weightRange?: Recipe['weightRange'];
@@ -91,7 +92,9 @@ export async function quantizeCommand(
     showPlan(path, plan, notes, options, terminal);
     return;
   }
-  const { model: result, report } = await quantizeModel(model, settings, runtime);
+  const { model: result, report } = await explainingMadeUp(model, data?.samples, () =>
+    quantizeModel(model, settings, runtime),
+  );
   const gate =
     options.minSqnr !== undefined && report.comparison ? judgeBy(options.minSqnr, report.comparison) : undefined;
   terminal.signal.throwIfAborted();
@@ -132,7 +135,9 @@ function checkOptions(path: string, options: QuantizeCommandOptions): void {
   const { recipe, calibrate, labels, preprocess } = options;
   checkOutputs(options, [path, ...inputPaths(recipe, calibrate, labels, preprocess)]);
   if (options.calibrate === undefined) {
-    const needing = (['samples', 'preprocess', 'labels', 'minSqnr'] as const).find((key) => options[key] !== undefined);
+    const needing = (['samples', 'preprocess', 'dimensions', 'labels', 'minSqnr'] as const).find(
+      (key) => options[key] !== undefined,
+    );
     if (needing) {
       const flag = needing === 'minSqnr' ? 'min-sqnr' : needing;
       throw usage(`--${flag}: expected samples beside it, got none; add --calibrate DATA`);
@@ -243,8 +248,10 @@ function showPlan(
   options: QuantizeCommandOptions,
   terminal: Terminal,
 ): void {
+  const document = jsonText({ dryRun: true, model: path, plan: { ...plan, notes: [...plan.notes, ...notes] } });
+  if (options.report !== undefined) writeText(options.report, `${document}\n`);
   if (options.json) {
-    terminal.print(jsonText({ dryRun: true, model: path, plan: { ...plan, notes: [...plan.notes, ...notes] } }));
+    terminal.print(document);
     return;
   }
   terminal.print(terminal.style.bold(`${path}: what would be done`));
@@ -253,5 +260,7 @@ function showPlan(
     terminal.print('');
     printNotes(terminal, [...plan.notes, ...notes]);
   }
-  terminal.print('', `Weights ${bytes(plan.floatBytes)} → about ${bytes(plan.predictedBytes)}. Nothing was written.`);
+  const written =
+    options.report === undefined ? 'Nothing was written' : `Only this plan was written, to ${options.report}`;
+  terminal.print('', `Weights ${bytes(plan.floatBytes)} → about ${bytes(plan.predictedBytes)}. ${written}.`);
 }
