@@ -93,7 +93,7 @@ function makeProgram(terminal: Terminal): Command {
     .description(
       'Quantizes a float ONNX model. Alone it makes the weights 8 bits wide; with --calibrate DATA a convolutional ' +
         'network gets 8-bit activations too, layers are corrected, and the result is compared with the float model on ' +
-        'every fourth sample, which is held out. Below 8 bits the first, the last and depthwise layers keep 8 bits ' +
+        'every eighth sample (fourth of fewer than 64), which is held out. Below 8 bits the first, the last and depthwise layers keep 8 bits ' +
         '(see --uniform).',
     )
     .argument('<model>', 'ONNX file')

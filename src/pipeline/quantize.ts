@@ -65,8 +65,8 @@ export interface Quantized {
   readonly report: Report;
 }
 
-/** Every n-th sample is held out for the comparison. */
-const holdOutEvery = 8;
+/** Every n-th sample is held out for the comparison: enough to judge by, and no more than calibration can spare. */
+const holdOutEvery = (count: number) => (count < 64 ? 4 : 8);
 /** With fewer samples than this all of them calibrate and compare, which the report says. */
 const minSamplesToSplit = 8;
 const defaultSamples = 128;
@@ -315,14 +315,15 @@ async function partsOf(samples: Samples, limit: number, model: Model, runtime: R
       labels: (all) => all.slice(0, count),
     };
   }
-  const { calibration, heldOut } = split(limited, { every: holdOutEvery });
+  const every = holdOutEvery(count);
+  const { calibration, heldOut } = split(limited, { every });
   return {
     samples,
     calibration: await batched(calibration),
     heldOut,
     separate: true,
     count,
-    labels: (all) => all.slice(0, count).filter((_, index) => isHeldOut(index, holdOutEvery)),
+    labels: (all) => all.slice(0, count).filter((_, index) => isHeldOut(index, every)),
   };
 }
 
