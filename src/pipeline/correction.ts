@@ -151,7 +151,7 @@ export async function findCorrections(
     const measured = await measure(simulation, group, samples, runtime, options);
     for (const [index, target] of group.entries()) {
       const wanted = statistics.get(target.tensor)?.get('moments') as MomentsState;
-      const correction = correct(target, wanted, measured[index]);
+      const correction = correct(target, simulation.hasRowScales(target), wanted, measured[index]);
       simulation.apply(target, correction);
       corrections.set(target.tensor, correction);
     }
@@ -166,13 +166,14 @@ const gainLimits = { min: 0.5, max: 2 } as const;
 
 function correct(
   target: CorrectionTarget,
+  hasRowScales: boolean,
   wanted: MomentsState,
   { result: measured, plain, twin }: Measured,
 ): Correction {
   const { channels, weight, bias } = target;
   const present = bias?.node.inputs[bias.input]?.tensor?.floats();
   const biasOf = (channel: number) => (present ? present[present.length === 1 ? 0 : channel] : 0);
-  const scalable = weight.uses.length === 1 && weight.use.view.rows === channels;
+  const scalable = hasRowScales && weight.uses.length === 1 && weight.use.view.rows === channels;
   const [before, after] = [deviations(twin ?? wanted), deviations(twin ? plain : measured)];
   const gain = new Float64Array(channels).fill(1);
   if (scalable) {
@@ -258,7 +259,6 @@ export function setBias(target: CorrectionTarget, bias: Float32Array): void {
 
 /** The matrix with the scales of each row multiplied, rounded again to the type they are stored in. */
 export function withGain(matrix: QuantizedMatrix, gain: Float64Array): QuantizedMatrix {
-  if (matrix.scales.length === 1 && matrix.rows > 1) return matrix;
   const perRow = matrix.scales.length / matrix.rows;
   const isHalf = matrix.scheme.scaleType === 'float16';
   const scales = matrix.scales.map((scale, index) => {

@@ -21,6 +21,8 @@ export interface Simulation {
   /** The value that holds a layer's result before clipping and rounding. */
   resultOf(target: CorrectionTarget): Value;
   apply(target: CorrectionTarget, correction: Correction): void;
+  /** True when every output channel has scales of its own, so that a factor can go into them. */
+  hasRowScales(target: CorrectionTarget): boolean;
   /** Adds a node that does the layer's work on the same input with the float weight. To be removed after use. */
   addTwin(target: CorrectionTarget): Node;
 }
@@ -60,6 +62,10 @@ export function simulate(planning: Planning, matrices: Matrices): Simulation {
         else weight.value.tensor = dequantized(weight, scaled);
       }
       if (bias) setBias(target, bias);
+    },
+    hasRowScales({ weight }) {
+      const matrix = matrices.get(weight.value.name);
+      return matrix !== undefined && matrix.scales.length >= matrix.rows;
     },
     addTwin({ node, weight }) {
       const { graph } = node;
