@@ -1,4 +1,6 @@
 /** Decides everything before anything is done. The plan is plain data: it can be printed, saved, compared. */
+
+import { functionWeights } from '../files/onnx/functions.ts';
 import { type FormatId, formatOf, intFormatOf } from '../formats/index.ts';
 import { parameterLayout } from '../formats/quantized.ts';
 import { formatScheme, parseScheme, type Scheme } from '../formats/scheme.ts';
@@ -154,7 +156,7 @@ export function makePlan(model: Model, recipe: Recipe, statistics?: Statistics):
     version: 1,
     recipe,
     opset,
-    weights: weightPlans,
+    weights: [...weightPlans, ...functionPlans(model, notes)],
     activations,
     integerNodes: integer ? [...integer.units.keys()].map((node) => node.output().name) : [],
     floatBytes: sum('floatBytes'),
@@ -162,6 +164,23 @@ export function makePlan(model: Model, recipe: Recipe, statistics?: Statistics):
     notes,
   };
   return { model, plan, weights, integer, parameters };
+}
+
+/** Weights inside local functions, which are carried through untouched. */
+function functionPlans(model: Model, notes: string[]): WeightPlan[] {
+  const found = functionWeights(model);
+  if (found.length > 0) {
+    notes.push(`${found.length} weights inside local functions stay float: functions are carried through untouched.`);
+  }
+  return found.map(({ function: name, tensor, shape, bytes }) => ({
+    tensor: `${name}/${tensor}`,
+    shape,
+    kind: 'other',
+    users: [`function "${name}"`],
+    floatBytes: bytes,
+    predictedBytes: bytes,
+    because: 'inside a local function, which is carried through untouched',
+  }));
 }
 
 interface Wish {

@@ -144,7 +144,7 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
     ...shared,
     onProgress: progress('quantize'),
   });
-  const notes = [...planning.plan.notes];
+  const notes = [...planning.plan.notes, ...interfaceNotes(model)];
 
   let corrections: Corrections = new Map();
   let biasCorrection: Report['biasCorrection'];
@@ -234,6 +234,12 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
     notes,
   };
   return { model: result, report };
+}
+
+/** Before IR version 4 every initializer is listed as an input; from then on a listed one may be fed by the caller. */
+function interfaceNotes(model: Model): string[] {
+  const defaults = model.irVersion < 4 ? [] : model.graph.inputs.filter((input) => input.tensor);
+  return defaults.map(({ name }) => `Input "${name}" had a default and is a constant now.`);
 }
 
 /** The matrices with the factors that corrections put on their scales. */
