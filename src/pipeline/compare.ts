@@ -168,14 +168,24 @@ async function compareOutputs(a: Session, b: Session, samples: Samples, float: M
   return { errors, agreement: agreement.summary(), count, first };
 }
 
-/** Medians of interleaved runs, so that whatever else the machine does falls on both alike. */
+/** Runs of one model in a row, behind one that is not timed. */
+const streak = 4;
+
+/**
+ * Medians of interleaved runs, so that whatever else the machine does falls on both alike. The models take turns of a few
+ * runs: ONNX Runtime's threads keep spinning for a while after a run, and would take the other model's first run its time.
+ */
 async function timeBoth(a: Session, b: Session, feeds: Feeds, clock: () => number, runs: number): Promise<Latency> {
   const times: [number[], number[]] = [[], []];
-  for (let run = -3; run < runs; run++) {
+  while (times[1].length < runs) {
     for (const [index, session] of [a, b].entries()) {
-      const start = clock();
       await session.run(feeds);
-      if (run >= 0) times[index].push(clock() - start);
+      const due = Math.min(streak, runs - times[index].length);
+      for (let run = 0; run < due; run++) {
+        const start = clock();
+        await session.run(feeds);
+        times[index].push(clock() - start);
+      }
     }
   }
   const median = (list: number[]) => list.sort((x, y) => x - y)[Math.floor(list.length / 2)];
