@@ -226,9 +226,10 @@ function defaultRules(
       `${tooLarge} first, last or depthwise layers get ${recipe.weights} like the rest, because they hold most of the weights.`,
     );
   }
-  if (kept.size > 0) {
+  const counted = [...kept.keys()].filter((weight) => !isTooSmall(weight, recipe)).length;
+  if (counted > 0) {
     notes.push(
-      `${kept.size} of ${layers.length} layers (first, last, depthwise; ${((bytes / total) * 100).toFixed(1)} % of the weights) ` +
+      `${counted} of ${layers.length} layers (first, last, depthwise; ${((bytes / total) * 100).toFixed(1)} % of the weights) ` +
         'keep 8 bits, because low widths do most damage there; --uniform turns that off.',
     );
   }
@@ -266,15 +267,17 @@ function wishFor(
     because = rule.because ?? `rule ${index + 1}`;
   }
   if (scheme === 'float') return { because: because === 'default' ? 'weights stay float' : because };
-  if (
-    weight.tensor.bytes.byteLength < minWeightBytes &&
-    recipe.activations !== 'dynamic' &&
-    !isStaticKind(recipe, weight)
-  ) {
+  if (isTooSmall(weight, recipe)) {
     return { because: `only ${weight.tensor.bytes.byteLength} bytes: packing would not make it smaller` };
   }
   const parsed = parseScheme(scheme);
   return { use: { scheme: parsed, range, ...(lowering ? { lowering } : {}) }, because };
+}
+
+/** True for weights whose nodes and names would take what packing saves; integer arithmetic wants them all the same. */
+function isTooSmall(weight: Weight, recipe: Recipe): boolean {
+  const wanted = recipe.activations === 'dynamic' || isStaticKind(recipe, weight);
+  return !wanted && weight.tensor.bytes.byteLength < minWeightBytes;
 }
 
 function isStaticKind(recipe: Recipe, weight: Weight): boolean {
