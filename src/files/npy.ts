@@ -4,6 +4,7 @@
  */
 import { HalftoneError } from '../base/errors.ts';
 import { byteLengthOf, type DType, dtypes } from '../tensor/dtype.ts';
+import { gatherStrided } from '../tensor/strided.ts';
 import { type Shape, sizeOf, Tensor } from '../tensor/tensor.ts';
 
 export interface NpyHeader {
@@ -135,27 +136,13 @@ function swapBytes(bytes: Uint8Array, width: number): Uint8Array {
 
 /** Elements from first-axis-fastest to last-axis-fastest order. */
 function toRowMajor(bytes: Uint8Array, shape: Shape, width: number): Uint8Array {
-  const result = new Uint8Array(bytes.length);
-  const size = sizeOf(shape);
   const strides: number[] = [];
   let stride = 1;
   for (const dimension of shape) {
     strides.push(stride);
     stride *= dimension;
   }
-  const index = new Array<number>(shape.length).fill(0);
-  let source = 0;
-  for (let target = 0; target < size; target++) {
-    for (let i = 0; i < width; i++) result[target * width + i] = bytes[source * width + i];
-    for (let axis = shape.length - 1; axis >= 0; axis--) {
-      source += strides[axis];
-      index[axis] += 1;
-      if (index[axis] < shape[axis]) break;
-      source -= strides[axis] * shape[axis];
-      index[axis] = 0;
-    }
-  }
-  return result;
+  return gatherStrided(bytes, shape, strides, 0, width);
 }
 
 /**

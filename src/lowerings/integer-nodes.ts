@@ -29,7 +29,7 @@ const anchors = ['Conv', 'Gemm', 'MatMul'];
 const arithmetic = ['Add', 'Mul', 'AveragePool', 'GlobalAveragePool', 'LeakyRelu', 'Sigmoid', 'Softmax'];
 
 /** Operators that only move or pick numbers: input and output share parameters, and the codes pass through. */
-const movers = [
+export const movers: readonly string[] = [
   'MaxPool',
   'Reshape',
   'Transpose',

@@ -8,6 +8,7 @@ import type { Model } from '../graph/model.ts';
 import type { Node } from '../graph/node.ts';
 import type { Value } from '../graph/value.ts';
 import { Tensor } from '../tensor/tensor.ts';
+import { movers } from './integer-nodes.ts';
 import { type Codes, moveCodes, qdq, quantizedBy } from './qdq.ts';
 import type { SharedConstants, WeightLowering } from './weight.ts';
 
@@ -31,20 +32,8 @@ interface Replacement {
   readonly keep?: readonly string[];
 }
 
-const movers = [
-  'MaxPool',
-  'Reshape',
-  'Transpose',
-  'Flatten',
-  'Squeeze',
-  'Unsqueeze',
-  'Slice',
-  'Gather',
-  'Expand',
-  'Tile',
-  'Resize',
-  'Split',
-];
+/** Concat has an integer operator of its own, and Pad moves codes in the `qdq` form already. */
+const codeMovers = movers.filter((op) => op !== 'Concat' && op !== 'Pad');
 const spatial = ['auto_pad', 'ceil_mode', 'count_include_pad', 'kernel_shape', 'pads', 'strides'];
 
 /**
@@ -62,7 +51,7 @@ export function lowerQoperator(
     if (node.domain !== '' || !node.inputs[0]?.producer?.is('DequantizeLinear')) continue;
     if (node.is('QuantizeLinear', 'DequantizeLinear')) continue;
     const results = node.outputs.map((output) => output && quantizedBy(output));
-    if (movers.includes(node.op)) {
+    if (codeMovers.includes(node.op)) {
       // Interpolated codes are cut off, not rounded: half a step is lost on average (onnxruntime 1.30).
       const interpolates = node.op === 'Resize' && node.string('mode', 'nearest') !== 'nearest';
       if (interpolates) left.push(node.label);

@@ -6,7 +6,7 @@ import { formatScheme, parseScheme, type Scheme } from '../formats/scheme.ts';
 import type { Model } from '../graph/model.ts';
 import type { Node } from '../graph/node.ts';
 import type { Value } from '../graph/value.ts';
-import { reference } from '../kernel/index.ts';
+import { matrixError, reference } from '../kernel/index.ts';
 import { cast } from '../lowerings/codes.ts';
 import { lowerDynamic, lowerDynamicLstm } from '../lowerings/dynamic.ts';
 import { lowerFoldAtLoad } from '../lowerings/fold-at-load.ts';
@@ -15,9 +15,10 @@ import type { LoweringId } from '../lowerings/index.ts';
 import { lowerMatmulNbits } from '../lowerings/matmul-nbits.ts';
 import { lowerQdq } from '../lowerings/qdq.ts';
 import { SharedConstants, type Weight } from '../lowerings/weight.ts';
+import { decibels } from '../metrics/error.ts';
+import { eliminateDead } from '../passes/eliminate-dead.ts';
 import { solverOf } from '../solvers/index.ts';
 import { toMatrix } from '../tensor/matrix-view.ts';
-import { sizeOf } from '../tensor/tensor.ts';
 import { withBiasRoom } from './bias-room.ts';
 import type { Planning, WeightPlan } from './plan.ts';
 import type { Recipe } from './recipe.ts';
@@ -166,7 +167,7 @@ export function quantizeWeight(
             ...options,
             range: quantize.range,
           });
-    return { matrix, sqnr: weightSqnr(values, matrix) };
+    return { matrix, sqnr: decibels(energyOf(values), matrixError(values, matrix)) };
   } catch (error) {
     if (error instanceof HalftoneError) {
       throw new HalftoneError(error.code, `weight "${plan.tensor}": ${error.message}`, {
@@ -176,18 +177,6 @@ export function quantizeWeight(
     }
     throw error;
   }
-}
-
-function weightSqnr(values: Float32Array, matrix: QuantizedMatrix): number {
-  const back = new Float32Array(values.length);
-  const layout =
-    matrix.scheme.granularity.kind === 'tensor'
-      ? { rows: 1, columns: values.length, blockSize: values.length }
-      : matrix;
-  reference.dequantize(matrix.codes, layout, matrix.scales, matrix.zeroPoints, back);
-  const noise = reference.squaredError(values, back);
-  const signal = reference.squaredError(values, new Float32Array(values.length));
-  return noise === 0 ? Number.POSITIVE_INFINITY : 10 * Math.log10(signal / noise);
 }
 
 /** Keeps a weight as float16 or bfloat16, cast back when the file is loaded, unless it overflows there. */
@@ -209,28 +198,18 @@ function storeFloat(weight: Weight, scheme: Scheme): WeightResult {
     });
   }
   const rounded = stored.tensor?.floats() ?? floats;
-  const noise = reference.squaredError(floats, rounded);
-  const signal = reference.squaredError(floats, new Float32Array(sizeOf(tensor.shape)));
-  return {
-    tensor: value.name,
-    scheme: dtype,
-    sqnr: noise === 0 ? Number.POSITIVE_INFINITY : 10 * Math.log10(signal / noise),
-  };
+  const sqnr = decibels(energyOf(floats), reference.squaredError(floats, rounded));
+  return { tensor: value.name, scheme: dtype, sqnr };
+}
+
+function energyOf(values: Float32Array): number {
+  return reference.squaredError(values, new Float32Array(values.length));
 }
 
 /** Drops what the result no longer needs: unread initializers, declared shapes of inner values. */
 export function tidy(model: Model): void {
+  eliminateDead.run(model);
   for (const graph of model.graphs()) {
-    for (let again = true; again; ) {
-      again = false;
-      for (const node of [...graph.nodes]) {
-        const isRead = node.outputs.some((output) => output && (output.users.size > 0 || output.isGraphOutput));
-        if (isRead || node.outputs.length === 0) continue;
-        graph.remove(node);
-        again = true;
-      }
-    }
-    graph.removeUnusedInitializers();
     for (const node of graph.nodes) {
       for (const output of node.outputs) if (output && !output.isGraphOutput) output.type = undefined;
     }

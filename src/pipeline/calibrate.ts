@@ -154,7 +154,11 @@ async function sliceByBytes(
   const session = await openSlice(model, names, values, runtime, options);
   const sizes = new Map(session.outputs.map((output) => [output.name, expectedBytes(output, symbols)]));
   await session.close();
-  const budget = options.maxBytes ?? defaultMaxBytes;
+  return slicesOf(names, sizes, options.maxBytes ?? defaultMaxBytes);
+}
+
+/** The names in consecutive parts that take at most `budget` bytes each; a larger tensor is a part of its own. */
+export function slicesOf(names: readonly string[], sizes: ReadonlyMap<string, number>, budget: number): string[][] {
   const slices: string[][] = [[]];
   let used = 0;
   for (const name of names) {
@@ -185,7 +189,7 @@ async function symbolsOf(model: Model, samples: Samples): Promise<Map<string, nu
 }
 
 /** Dimensions that neither the runtime nor the first batch tells are taken as 1. */
-function expectedBytes(info: ValueInfo, symbols: ReadonlyMap<string, number>): number {
+export function expectedBytes(info: ValueInfo, symbols: ReadonlyMap<string, number>): number {
   const known = info.shape.map((dimension) => {
     const size = typeof dimension === 'string' ? (symbols.get(dimension) ?? 1) : dimension;
     return size > 0 ? size : 1;

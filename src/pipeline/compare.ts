@@ -7,7 +7,7 @@ import { createErrorMeter, type ErrorMeter, type ErrorSummary } from '../metrics
 import { type Agreement, createAgreementMeter } from '../metrics/top-k.ts';
 import type { Feeds, Runtime, Session } from '../runtime/runtime.ts';
 import type { Samples } from '../samples/sample.ts';
-import { valuesByName } from './calibrate.ts';
+import { expectedBytes, slicesOf, valuesByName } from './calibrate.ts';
 import { checkInterfaces, checkLabels } from './comparable.ts';
 import { subModel } from './sub-model.ts';
 
@@ -251,22 +251,9 @@ async function slices(
   if (names.length === 0) return [];
   const outputs = names.map((name) => values.get(name)).filter((value): value is Value => !!value);
   const session = await runtime.open(writeOnnx(subModel(model, outputs)), { ...settings, optimization: 'disabled' });
-  const parts: string[][] = [[]];
-  let used = 0;
-  for (const { name, shape } of session.outputs) {
-    const size = shape.reduce<number>(
-      (product, dimension) => product * (typeof dimension === 'number' && dimension > 0 ? dimension : 1),
-      4,
-    );
-    if (used + size > layerBudget && used > 0) {
-      parts.push([]);
-      used = 0;
-    }
-    parts[parts.length - 1].push(name);
-    used += size;
-  }
+  const sizes = new Map(session.outputs.map((output) => [output.name, expectedBytes(output, new Map())]));
   await session.close();
-  return parts;
+  return slicesOf(names, sizes, layerBudget);
 }
 
 /** What to say of an output for which the float model is no reference. */

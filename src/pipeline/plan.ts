@@ -21,7 +21,7 @@ import { affineParameters, type RangeId, rangeOf } from '../ranges/index.ts';
 import type { StatisticState } from '../statistics/index.ts';
 import { groupStatistic, type Statistics } from './calibrate.ts';
 import { findPositions } from './positions.ts';
-import { matches, type Recipe, type Rule, type WeightRange } from './recipe.ts';
+import { hasStaticActivations, matches, type Recipe, type Rule, type WeightRange } from './recipe.ts';
 
 export interface WeightPlan {
   readonly tensor: string;
@@ -90,8 +90,7 @@ export function makePlan(model: Model, recipe: Recipe, statistics?: Statistics):
   const weights = findWeights(model);
   const positions = findPositions(model.graph, weights);
   const notes: string[] = [];
-  const isStatic =
-    recipe.activations !== 'none' && recipe.activations !== 'dynamic' && recipe.activations !== 'float16';
+  const isStatic = hasStaticActivations(recipe);
   const rules = [...defaultRules(recipe, weights, positions, notes), ...recipe.rules];
   const wish = (weight: Weight) => wishFor(weight, recipe, rules, positions);
 

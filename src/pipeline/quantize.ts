@@ -28,7 +28,7 @@ import {
 import { convertToFloat16 } from './float16.ts';
 import { makePlan, type Plan, type Planning } from './plan.ts';
 import { cloneModel, prepare, refuseQuantized } from './prepare.ts';
-import { makeRecipe, type Recipe, type RecipeInput, recipeKeys } from './recipe.ts';
+import { hasStaticActivations, makeRecipe, type Recipe, type RecipeInput, recipeKeys } from './recipe.ts';
 import type { Report } from './report.ts';
 import { type Matrices, simulate } from './simulate.ts';
 
@@ -92,9 +92,7 @@ function recipeOf(options: QuantizeOptions): Recipe {
   const input: Record<string, unknown> = {};
   for (const key of recipeKeys) if (options[key] !== undefined) input[key] = options[key];
   const recipe = makeRecipe(input, options.calibration !== undefined);
-  const isStatic =
-    recipe.activations !== 'none' && recipe.activations !== 'dynamic' && recipe.activations !== 'float16';
-  if (isStatic && !options.calibration) {
+  if (hasStaticActivations(recipe) && !options.calibration) {
     throw new HalftoneError(
       'missing-data',
       `activations ${recipe.activations}: expected samples to find their ranges, got none; give some with --calibrate DATA, ` +

@@ -174,6 +174,11 @@ function usage(what: string, expected: string, got: string): HalftoneError {
   );
 }
 
+/** True when activations get fixed ranges, which only samples can tell. */
+export function hasStaticActivations({ activations }: Pick<Recipe, 'activations'>): boolean {
+  return activations !== 'none' && activations !== 'dynamic' && activations !== 'float16';
+}
+
 /** Parses a recipe file: the settings of `Recipe` as JSON, all optional. @throws HalftoneError `usage`. */
 export function parseRecipe(text: string, path: string): RecipeInput {
   let parsed: unknown;

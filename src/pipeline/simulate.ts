@@ -3,7 +3,7 @@ import type { QuantizedMatrix } from '../formats/quantized.ts';
 import type { Model } from '../graph/model.ts';
 import type { Node } from '../graph/node.ts';
 import type { Value } from '../graph/value.ts';
-import { reference } from '../kernel/index.ts';
+import { dequantizeMatrix } from '../kernel/index.ts';
 import { lowerQdq } from '../lowerings/qdq.ts';
 import { SharedConstants, type Weight } from '../lowerings/weight.ts';
 import { fromMatrix } from '../tensor/matrix-view.ts';
@@ -79,12 +79,7 @@ export function simulate(planning: Planning, matrices: Matrices): Simulation {
 
 /** The weight as its codes say it is. */
 export function dequantized(weight: Weight, matrix: QuantizedMatrix): Tensor {
-  const { rows, columns, blockSize, codes, scales, zeroPoints } = matrix;
-  const values = new Float32Array(codes.length);
-  const layout =
-    scales.length === 1 ? { rows: 1, columns: codes.length, blockSize: codes.length } : { rows, columns, blockSize };
-  reference.dequantize(codes, layout, scales, zeroPoints, values);
-  const tensor = Tensor.float32(weight.tensor.shape, fromMatrix(values, weight.use.view));
+  const tensor = Tensor.float32(weight.tensor.shape, fromMatrix(dequantizeMatrix(matrix), weight.use.view));
   return weight.tensor.dtype === 'float16' || weight.tensor.dtype === 'bfloat16'
     ? tensor.converted(weight.tensor.dtype)
     : tensor;

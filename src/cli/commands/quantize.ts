@@ -6,7 +6,14 @@ import { refuseInputs, samePlace } from '../../files/paths.ts';
 import type { Model } from '../../graph/model.ts';
 import type { Plan } from '../../pipeline/plan.ts';
 import { planQuantization, type QuantizeOptions, quantizeModel } from '../../pipeline/quantize.ts';
-import { makeRecipe, matches, parseRecipe, type Recipe, type RecipeInput } from '../../pipeline/recipe.ts';
+import {
+  hasStaticActivations,
+  makeRecipe,
+  matches,
+  parseRecipe,
+  type Recipe,
+  type RecipeInput,
+} from '../../pipeline/recipe.ts';
 import { enforce, judgeBy, printComparison } from '../comparison.ts';
 import { usage } from '../failure.ts';
 import { checkOutput, inputPaths, writeText } from '../files.ts';
@@ -212,7 +219,7 @@ function unusedOptions(
   given: ReadonlySet<string>,
 ): string[] {
   const notes: string[] = [];
-  const isStatic = !['none', 'dynamic', 'float16'].includes(recipe.activations);
+  const isStatic = hasStaticActivations(recipe);
   if (given.has('range') && !isStatic) {
     notes.push(`--range has no effect: activations are ${recipe.activations}, so no ranges are fixed.`);
   }

@@ -1,6 +1,7 @@
 /** PyTorch's storages and the tensors that are views of them: offset, size and strides, in elements. */
 import { HalftoneError } from '../../base/errors.ts';
 import { type DType, dtypes } from '../../tensor/dtype.ts';
+import { gatherStrided } from '../../tensor/strided.ts';
 import { sizeOf, Tensor } from '../../tensor/tensor.ts';
 import { Global } from './pickle.ts';
 
@@ -125,7 +126,7 @@ export function materialize(stored: StoredTensor, name: string, budget: CopyBudg
       `${subject}: expected strided tensors not much larger than the file, got ${dtype}[${shape.join(',')}]; save it contiguous`,
     );
   }
-  return new Tensor(dtype, shape, gather(bytes, stored, size, width));
+  return new Tensor(dtype, shape, gatherStrided(bytes, shape, stored.strides, stored.offset, width));
 }
 
 function isContiguous(shape: readonly number[], strides: readonly number[]): boolean {
@@ -135,22 +136,4 @@ function isContiguous(shape: readonly number[], strides: readonly number[]): boo
     expected *= shape[axis];
   }
   return true;
-}
-
-function gather(bytes: Uint8Array, stored: StoredTensor, size: number, width: number): Uint8Array {
-  const { shape, strides } = stored;
-  const result = new Uint8Array(size * width);
-  const index = new Array<number>(shape.length).fill(0);
-  let source = stored.offset;
-  for (let target = 0; target < size; target++) {
-    for (let i = 0; i < width; i++) result[target * width + i] = bytes[source * width + i];
-    for (let axis = shape.length - 1; axis >= 0; axis--) {
-      source += strides[axis];
-      index[axis] += 1;
-      if (index[axis] < shape[axis]) break;
-      source -= strides[axis] * shape[axis];
-      index[axis] = 0;
-    }
-  }
-  return result;
 }
