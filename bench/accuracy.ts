@@ -11,7 +11,15 @@ import { assets, missingAssets } from './data.ts';
 import { type Measured, measure } from './measure.ts';
 import { type MemoryUse, memoryOf, type Task } from './memory.ts';
 import { models } from './rows.ts';
-import { accuracyTable, collapseList, memoryTable, provenance, speedTable, writeBetweenMarkers } from './tables.ts';
+import {
+  accuracyTable,
+  collapseList,
+  memoryTable,
+  provenance,
+  speedTable,
+  timingTable,
+  writeBetweenMarkers,
+} from './tables.ts';
 
 const { values } = parseArgs({
   options: {
@@ -93,6 +101,11 @@ const sections = [
   provenance(`${runtime.id} ${runtime.version}`, command, loadBefore),
   `### Accuracy\n\n${accuracyTable(results)}`,
   `### Size and speed\n\nOne sample at a time, 2 threads, medians of interleaved runs.\n\n${speedTable(results)}`,
+  ...(results.some(({ timings }) => timings)
+    ? [
+        `### Speed of static CNNs\n\nFloat → quantized, one sample, in a process of its own with its threads bound to separate cores; the goals above judge two threads by their fastest run, because this kind of machine makes co-operating threads wait.\n\n${timingTable(results)}`,
+      ]
+    : []),
   ...(uses.size > 0
     ? [`### Memory\n\nmobilenet-v2 on its calibration pictures, each task in its own process.\n\n${memoryTable(uses)}`]
     : []),

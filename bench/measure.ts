@@ -13,6 +13,7 @@ import {
   writeOnnx,
 } from '../src/index.ts';
 import type { Data, Score } from './data.ts';
+import { speedupOf, type Timing, timingsOf } from './latency.ts';
 import type { BenchModel, Goals, Row } from './rows.ts';
 
 export interface Check {
@@ -31,6 +32,8 @@ export interface Measured {
   readonly score?: { readonly name: Score['name']; readonly float?: number; readonly quantized: number };
   /** Nodes that convolve floats in the graph that the runtime executes; only of static models. */
   readonly floatConvolutions?: number;
+  /** Of rows with a goal for speed. */
+  readonly timings?: readonly Timing[];
   readonly seconds: number;
   readonly checks: readonly Check[];
 }
@@ -75,6 +78,7 @@ export async function measure(
   const score = data.score ? await scoreOf(data.score, float, quantized.model, runtime) : undefined;
   const isStatic = quantized.report.plan.activations.length > 0;
   const floatConvolutions = isStatic ? await countFloatConvolutions(quantized.model, runtime) : undefined;
+  const timings = row.goals.speedup === undefined ? undefined : timingsOf(writeOnnx(float), writeOnnx(quantized.model));
   const measured = {
     model: model.name,
     row,
@@ -83,6 +87,7 @@ export async function measure(
     sqnr,
     ...(score ? { score } : {}),
     ...(floatConvolutions === undefined ? {} : { floatConvolutions }),
+    ...(timings ? { timings } : {}),
     seconds,
   };
   return { ...measured, checks: check(measured, row.goals), quantized };
@@ -128,7 +133,7 @@ export function natsOf({ score }: Pick<Measured, 'score'>): number | undefined {
 
 /** Every goal of the row against what was measured. A figure that was not measured is a goal not reached. */
 function check(measured: Omit<Measured, 'checks'>, goals: Goals): Check[] {
-  const { comparison, sqnr, floatConvolutions } = measured;
+  const { comparison, sqnr, floatConvolutions, timings } = measured;
   const checks: Check[] = [];
   const add = (
     name: string,
@@ -148,7 +153,8 @@ function check(measured: Omit<Measured, 'checks'>, goals: Goals): Check[] {
   if (goals.nats !== undefined) add('nats', natsOf(measured), '≤', goals.nats, ' %', 3);
   if (goals.sqnr !== undefined) add('SQNR', sqnr, '≥', goals.sqnr, ' dB', 1);
   if (goals.bytes !== undefined) add('size', comparison.quantizedBytes / 1e6, '≤', goals.bytes / 1e6, ' MB', 3);
-  if (goals.speedup !== undefined) add('speed', comparison.latency?.speedup, '≥', goals.speedup, '×', 2);
+  const timing = timings?.find((item) => item.threads === threads);
+  if (goals.speedup !== undefined) add('speed', timing && speedupOf(timing), '≥', goals.speedup, '×', 2);
   if (floatConvolutions !== undefined) add('float convolutions', floatConvolutions, '≤', 0, '', 0);
   if (goals.collapsed) {
     checks.push({

@@ -2,6 +2,7 @@
 import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { cpus, loadavg, release, totalmem, type } from 'node:os';
+import { speedupOf } from './latency.ts';
 import { dropOf, type Measured, natsOf } from './measure.ts';
 import { type MemoryUse, memoryGoal, type Task } from './memory.ts';
 
@@ -99,6 +100,24 @@ export function speedTable(results: readonly Measured[]): string {
     ],
     rows,
   );
+}
+
+/** The runs of `latency.ts`. */
+export function timingTable(results: readonly Measured[]): string {
+  const rows = results.flatMap(({ model, timings = [] }) =>
+    timings.map((timing) => {
+      const { threads, fastest, median } = timing;
+      return [
+        model,
+        String(threads),
+        fastest.map((time) => time.toFixed(2)).join(' → '),
+        `${speedupOf(timing).toFixed(2)}×`,
+        median.map((time) => time.toFixed(2)).join(' → '),
+        `${(median[0] / median[1]).toFixed(2)}×`,
+      ];
+    }),
+  );
+  return table(['model', 'threads', 'fastest run, ms', 'faster', 'median run, ms', 'faster'], rows);
 }
 
 const taskNames: Readonly<Record<Task, string>> = {
