@@ -36,15 +36,27 @@ export function timingsOf(float: Uint8Array, quantized: Uint8Array): Timing[] {
       // The first thread stays on core 0; ONNX Runtime binds the second one, see `work`.
       const pinned = spawnSync('taskset', ['--version']).status === 0 ? ['taskset', '-c', '0', ...command] : command;
       const [program = '', ...args] = pinned;
-      const result = spawnSync(program, args, { encoding: 'utf8' });
-      if (result.status !== 0) throw new Error(`${script}: expected to end well, got: ${result.stderr}`);
-      return JSON.parse(result.stdout) as Timing;
+      const attempts = Array.from({ length: processes }, () => {
+        const result = spawnSync(program, args, { encoding: 'utf8' });
+        if (result.status !== 0) throw new Error(`${script}: expected to end well, got: ${result.stderr}`);
+        return JSON.parse(result.stdout) as Timing;
+      });
+      const of = (pick: (timing: Timing) => number) => attempts.map(pick).sort((a, b) => a - b);
+      const least = (pick: (timing: Timing) => number) => of(pick)[0] ?? Number.NaN;
+      const middle = (pick: (timing: Timing) => number) => of(pick)[processes >> 1] ?? Number.NaN;
+      return {
+        threads,
+        fastest: [least(({ fastest }) => fastest[0]), least(({ fastest }) => fastest[1])],
+        median: [middle(({ median }) => median[0]), middle(({ median }) => median[1])],
+      };
     });
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
 }
 
+/** Where memory lies is decided when a process starts, and counts. */
+const processes = 5;
 const rounds = 40;
 const runsInTurn = 6;
 
