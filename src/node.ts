@@ -1,6 +1,7 @@
 /** Node only: halftone with models on disk, ONNX Runtime found by itself, and data read from paths. */
 import { performance } from 'node:perf_hooks';
-import { externalDataPath, readModel, writeModel } from './files/onnx/node.ts';
+import { readModel } from './files/onnx/node.ts';
+import { externalDataPath, writeModel } from './files/onnx/write-files.ts';
 import { refuseInputs } from './files/paths.ts';
 import type { Model } from './graph/model.ts';
 import { type CompareOptions, type Comparison, compare as compareLoaded } from './pipeline/compare.ts';
@@ -11,7 +12,8 @@ import { type OpenOptions, openSamples } from './samples/node.ts';
 import { randomSamples } from './samples/random.ts';
 import type { Samples } from './samples/sample.ts';
 
-export { readModel, writeModel } from './files/onnx/node.ts';
+export { readModel } from './files/onnx/node.ts';
+export { writeModel } from './files/onnx/write-files.ts';
 export * from './index.ts';
 export { openRuntime, type RuntimeId, runtimeIds } from './runtime/node.ts';
 export { openSamples, readLabels } from './samples/node.ts';

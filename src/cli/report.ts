@@ -1,5 +1,5 @@
 /** Prints what a quantization did: the short account, and with `--verbose` every weight. */
-import type { WrittenFiles } from '../files/onnx/node.ts';
+import type { WrittenFiles } from '../files/onnx/write-files.ts';
 import type { Report } from '../pipeline/report.ts';
 import { bytes, plural, ratio } from './numbers.ts';
 import { describeActivations, printWeights, weightsOf } from './plan.ts';

@@ -82,19 +82,19 @@ const tiedBytes = 4096;
 /** True for a weight that stays because something else reads it: a result made of it would be a second copy. */
 function isTied(value: Value, node: Node): boolean {
   const { tensor } = value;
-  if (!tensor?.isFloat || tensor.bytes.byteLength < tiedBytes) return false;
+  if (!tensor?.isFloat || tensor.byteLength < tiedBytes) return false;
   return [...value.users].some((user) => user !== node && !user.inputs.every((input) => !input || input.isConstant));
 }
 
 function isMuchLarger(bytes: number, node: Node): boolean {
   let given = 0;
-  for (const input of new Set(node.inputs)) given += input?.tensor?.bytes.byteLength ?? 0;
+  for (const input of new Set(node.inputs)) given += input?.tensor?.byteLength ?? 0;
   return bytes > generousBytes && bytes > 2 * given;
 }
 
 function isTooLarge(node: Node, outputs: readonly (Tensor | undefined)[]): boolean {
   return isMuchLarger(
-    outputs.reduce((sum, output) => sum + (output?.bytes.byteLength ?? 0), 0),
+    outputs.reduce((sum, output) => sum + (output?.byteLength ?? 0), 0),
     node,
   );
 }

@@ -16,8 +16,11 @@ function hash(parts: readonly Uint8Array[]): number {
 }
 
 function keyOf(tensor: Tensor): string {
-  const { bytes, strings } = tensor;
-  const parts = strings ?? [bytes.subarray(0, hashedBytes), bytes.subarray(Math.max(hashedBytes, bytes.length - 4096))];
+  const { byteLength, strings } = tensor;
+  const parts = strings ?? [
+    tensor.bytesAt(0, Math.min(hashedBytes, byteLength)),
+    tensor.bytesAt(Math.max(Math.min(hashedBytes, byteLength), byteLength - hashedBytes), byteLength),
+  ];
   return `${tensor.dtype}[${tensor.shape.join(',')}]${hash(parts)}`;
 }
 

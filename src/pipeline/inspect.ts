@@ -63,7 +63,7 @@ export function inspect(model: Model): Inspection {
       shape: tensor.shape,
       kind: use.kind,
       users: uses.map(({ node }) => node.label),
-      bytes: tensor.bytes.byteLength,
+      bytes: tensor.byteLength,
       min,
       max,
       nonFinite: nan + positiveInfinity + negativeInfinity,
@@ -78,7 +78,7 @@ export function inspect(model: Model): Inspection {
   let weightBytes = 0;
   for (const graph of model.graphs()) {
     for (const { tensor } of graph.initializers) {
-      weightBytes += tensor?.bytes.byteLength ?? 0;
+      weightBytes += tensor?.byteLength ?? 0;
       if (tensor?.isFloat) parameters += tensor.size;
     }
   }

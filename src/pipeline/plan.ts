@@ -198,7 +198,7 @@ function defaultRules(
   const format = formatOf(recipe.weights.split(':')[0]);
   if (format.bits >= 8) return [];
   const layers = weights.filter(({ use }) => use.kind !== 'other');
-  const total = layers.reduce((sum, weight) => sum + weight.tensor.bytes.byteLength, 0);
+  const total = layers.reduce((sum, weight) => sum + weight.tensor.byteLength, 0);
   const isEmbedding = ({ use }: Weight) => use.kind === 'embedding';
   const { first, last } = positions;
   const groups: readonly [because: string, includes: (weight: Weight) => boolean][] = [
@@ -212,7 +212,7 @@ function defaultRules(
   let tooLarge = 0;
   for (const [because, includes] of groups) {
     const group = layers.filter((weight) => includes(weight) && !kept.has(weight));
-    const size = group.reduce((sum, weight) => sum + weight.tensor.bytes.byteLength, 0);
+    const size = group.reduce((sum, weight) => sum + weight.tensor.byteLength, 0);
     if (bytes + size > maxKeptShare * total) {
       tooLarge += group.length;
       continue;
@@ -267,7 +267,7 @@ function wishFor(
   }
   if (scheme === 'float') return { because: because === 'default' ? 'weights stay float' : because };
   if (isTooSmall(weight, recipe)) {
-    return { because: `only ${weight.tensor.bytes.byteLength} bytes: packing would not make it smaller` };
+    return { because: `only ${weight.tensor.byteLength} bytes: packing would not make it smaller` };
   }
   const parsed = parseScheme(scheme);
   return { use: { scheme: parsed, range, ...(lowering ? { lowering } : {}) }, because };
@@ -276,7 +276,7 @@ function wishFor(
 /** True for weights whose nodes and names would take what packing saves; integer arithmetic wants them all the same. */
 function isTooSmall(weight: Weight, recipe: Recipe): boolean {
   const wanted = recipe.activations === 'dynamic' || isStaticKind(recipe, weight);
-  return !wanted && weight.tensor.bytes.byteLength < minWeightBytes;
+  return !wanted && weight.tensor.byteLength < minWeightBytes;
 }
 
 function isStaticKind(recipe: Recipe, weight: Weight): boolean {
@@ -307,7 +307,7 @@ function planWeight(weight: Weight, wish: Wish, recipe: Recipe, integer: Integer
     shape: tensor.shape,
     kind: use.kind,
     users: uses.map((other) => other.node.label),
-    floatBytes: tensor.bytes.byteLength,
+    floatBytes: tensor.byteLength,
   };
   if (!wish.use) {
     const half = recipe.activations === 'float16' && wish.because !== 'excluded' && tensor.dtype === 'float32';

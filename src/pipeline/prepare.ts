@@ -5,6 +5,7 @@ import { writeOnnx } from '../files/onnx/write.ts';
 import type { Model } from '../graph/model.ts';
 import { type PassSkip, runPasses } from '../passes/index.ts';
 import type { Runtime } from '../runtime/runtime.ts';
+import type { Tensor } from '../tensor/tensor.ts';
 
 /** Operators that only quantized models hold. */
 const quantizedOperators = [
@@ -45,9 +46,15 @@ export function refuseQuantized(model: Model): void {
   );
 }
 
-/** A copy that shares nothing with the original but tensor bytes, which nobody changes. */
+/** A copy that shares nothing with the original but tensor data, which nobody changes. */
 export function cloneModel(model: Model): Model {
-  return readOnnx(writeOnnx(model));
+  const shared: Tensor[] = [];
+  const bytes = writeOnnx(model, {
+    external: { put: (tensor) => ({ location: 'shared', offset: shared.push(tensor) - 1 }) },
+  });
+  return readOnnx(bytes, {
+    external: { read: (_, index) => shared[index].source ?? shared[index].bytes },
+  });
 }
 
 export interface Prepared {

@@ -128,7 +128,7 @@ export function remember(samples: Samples, maxBytes: number): Samples {
       let seen: Feeds[] | undefined = [];
       let bytes = 0;
       for await (const feeds of samples) {
-        for (const tensor of Object.values(feeds)) bytes += tensor.bytes.byteLength;
+        for (const tensor of Object.values(feeds)) bytes += tensor.byteLength;
         if (bytes > maxBytes) seen = undefined;
         seen?.push(feeds);
         yield feeds;

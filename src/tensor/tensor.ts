@@ -1,7 +1,11 @@
-/** A tensor as ONNX stores it: element type, shape, and little-endian bytes (sub-byte elements packed, low bits first). */
+/**
+ * A tensor as ONNX stores it: element type, shape, and little-endian bytes (sub-byte elements packed, low bits first), in
+ * memory or read when they are asked for.
+ */
 import { HalftoneError } from '../base/errors.ts';
 import { byteLengthOf, type DType, isFloat } from './dtype.ts';
 import { bfloatToFloat, floatToBfloat, floatToHalf, halfToFloat } from './half.ts';
+import type { ByteSource } from './source.ts';
 
 export type Shape = readonly number[];
 
@@ -30,16 +34,20 @@ function aligned(bytes: Uint8Array, width: number): Uint8Array {
 export class Tensor {
   readonly dtype: DType;
   readonly shape: Shape;
-  /** Little-endian element bytes; empty for text. */
-  readonly bytes: Uint8Array;
+  /** Length of the element bytes; 0 for text. */
+  readonly byteLength: number;
   /** The elements of a `string` tensor. */
   readonly strings: readonly Uint8Array[] | undefined;
+  readonly #data: Uint8Array | ByteSource;
 
-  /** @throws HalftoneError `invalid-file` when the bytes do not fit the shape. */
-  constructor(dtype: DType, shape: Shape, bytes: Uint8Array, strings?: readonly Uint8Array[]) {
+  /**
+   * @param data little-endian element bytes, or where they can be read; empty for text
+   * @throws HalftoneError `invalid-file` when the bytes do not fit the shape.
+   */
+  constructor(dtype: DType, shape: Shape, data: Uint8Array | ByteSource, strings?: readonly Uint8Array[]) {
     const size = sizeOf(shape);
     const expected = dtype === 'string' ? 0 : byteLengthOf(dtype, size);
-    const found = dtype === 'string' ? (strings?.length ?? 0) : bytes.byteLength;
+    const found = dtype === 'string' ? (strings?.length ?? 0) : data.byteLength;
     if (dtype === 'string' ? found !== size : found !== expected) {
       throw new HalftoneError(
         'invalid-file',
@@ -48,9 +56,28 @@ export class Tensor {
     }
     this.dtype = dtype;
     this.shape = shape;
+    this.byteLength = expected;
     // A Buffer of Node would share its memory where `slice` must copy.
-    this.bytes = bytes.constructor === Uint8Array ? bytes : bytesOf(bytes);
+    this.#data = data instanceof Uint8Array && data.constructor !== Uint8Array ? bytesOf(data) : data;
     this.strings = strings;
+  }
+
+  /**
+   * Little-endian element bytes; empty for text. Where the tensor has a source they are read at each access and not
+   * kept: take them once.
+   */
+  get bytes(): Uint8Array {
+    return this.#data instanceof Uint8Array ? this.#data : this.#data.read();
+  }
+
+  /** Where the bytes come from when they are not in memory. */
+  get source(): ByteSource | undefined {
+    return this.#data instanceof Uint8Array ? undefined : this.#data;
+  }
+
+  /** A part of the bytes; a view of those in memory. */
+  bytesAt(start: number, end: number): Uint8Array {
+    return this.#data instanceof Uint8Array ? this.#data.subarray(start, end) : this.#data.read(start, end);
   }
 
   get size(): number {
@@ -79,7 +106,7 @@ export class Tensor {
 
   /** The same bytes under another shape of the same size. */
   reshaped(shape: Shape): Tensor {
-    return new Tensor(this.dtype, shape, this.bytes, this.strings);
+    return new Tensor(this.dtype, shape, this.#data, this.strings);
   }
 
   /**
@@ -154,13 +181,21 @@ export class Tensor {
       const [a, b] = [this.strings ?? [], other.strings ?? []];
       return a.length === b.length && a.every((text, i) => equalBytes(text, b[i]));
     }
-    return equalBytes(this.bytes, other.bytes);
+    if (this.#data === other.#data) return true;
+    for (let start = 0; start < this.byteLength; start += comparedBytes) {
+      const end = Math.min(start + comparedBytes, this.byteLength);
+      if (!equalBytes(this.bytesAt(start, end), other.bytesAt(start, end))) return false;
+    }
+    return true;
   }
 
   get isFloat(): boolean {
     return isFloat(this.dtype);
   }
 }
+
+/** Bytes that are compared at a time, so that two large tensors need not be in memory. */
+const comparedBytes = 2 ** 20;
 
 function equalBytes(a: Uint8Array, b: Uint8Array): boolean {
   if (a.byteLength !== b.byteLength) return false;

@@ -1,7 +1,8 @@
 /** What the command line refuses before any work, how it says so, and what it tells about itself. */
 import { copyFileSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { afterAll, describe, expect, it } from 'vitest';
-import { readModel, writeModel } from '../../src/files/onnx/node.ts';
+import { readModel } from '../../src/files/onnx/node.ts';
+import { writeModel } from '../../src/files/onnx/write-files.ts';
 import { formatIds } from '../../src/formats/index.ts';
 import { loweringIds } from '../../src/lowerings/index.ts';
 import { ranges } from '../../src/ranges/index.ts';

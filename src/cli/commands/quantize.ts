@@ -1,7 +1,8 @@
 /** `halftone quantize`: a float model in, a smaller one out, with what was done and what it cost. */
 import { readFileSync } from 'node:fs';
 import { HalftoneError, messageOf } from '../../base/errors.ts';
-import { externalDataPath, readModel, writeModel } from '../../files/onnx/node.ts';
+import { readModel } from '../../files/onnx/node.ts';
+import { externalDataPath, writeModel } from '../../files/onnx/write-files.ts';
 import { refuseInputs, samePlace } from '../../files/paths.ts';
 import type { Model } from '../../graph/model.ts';
 import type { Plan } from '../../pipeline/plan.ts';

@@ -21,9 +21,10 @@ import { decoded, normalForm } from '../../../test/onnx/normal-form.ts';
 import { type ErrorCode, HalftoneError } from '../../base/errors.ts';
 import { createRandom } from '../../base/random.ts';
 import { Tensor } from '../../tensor/tensor.ts';
-import { readModel, writeModel } from './node.ts';
+import { readModel } from './node.ts';
 import { readOnnx } from './read.ts';
 import { writeOnnx } from './write.ts';
+import { writeModel } from './write-files.ts';
 
 let folder = '';
 beforeAll(() => {
@@ -263,18 +264,13 @@ describe('writing', () => {
     writeModel(sample([4000, 4000]), path, { external: true });
     const broken = sample([2000, 2000, 2000]);
     const last = [...broken.graph.initializers][2];
-    let asked = 0;
-    last.tensor = Object.create(last.tensor ?? null, {
-      bytes: {
-        get: () => {
-          // the size is counted once, then the data is written
-          if (++asked > 1) throw new Error('the disk is gone');
-          return new Uint8Array(8000);
-        },
+    last.tensor = new Tensor('float32', [2000], {
+      byteLength: 8000,
+      read() {
+        throw new Error('the disk is gone');
       },
     });
     expectUnchanged(here, () => writeModel(broken, path, { external: true }), 'runtime', 'the disk is gone');
-    expect(asked).toBeGreaterThan(1);
   });
 
   it('passes on what the writer itself refuses', () => {

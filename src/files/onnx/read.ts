@@ -38,12 +38,7 @@ export interface ReadOptions {
  *   `missing-data` for external data that cannot be had.
  */
 export function readOnnx(bytes: Uint8Array, options: ReadOptions = {}): Model {
-  if (bytes.byteLength > maxMessageBytes) {
-    throw new HalftoneError(
-      'invalid-file',
-      `model: expected less than 2 GiB in one file, got ${bytes.byteLength} bytes; use external data`,
-    );
-  }
+  refuseTooLarge(bytes.byteLength);
   try {
     return new Reader(options.external).model(decode(bytes));
   } catch (error) {
@@ -56,6 +51,15 @@ export function readOnnx(bytes: Uint8Array, options: ReadOptions = {}): Model {
       },
     );
   }
+}
+
+/** @throws HalftoneError `invalid-file` for more bytes than a protobuf message may have. */
+export function refuseTooLarge(byteLength: number): void {
+  if (byteLength <= maxMessageBytes) return;
+  throw new HalftoneError(
+    'invalid-file',
+    `model: expected less than 2 GiB in one file, got ${byteLength} bytes; use external data`,
+  );
 }
 
 function decode(bytes: Uint8Array): ModelProto {

@@ -2,17 +2,17 @@
 import { create } from '@bufbuild/protobuf';
 import { HalftoneError } from '../../base/errors.ts';
 import { byteLengthOf, type DType, dtypeOfNumber, dtypes } from '../../tensor/dtype.ts';
+import type { ByteSource } from '../../tensor/source.ts';
 import { bytesOf, sizeOf, Tensor } from '../../tensor/tensor.ts';
 import type { TensorShell } from './carried.ts';
 import { type TensorProto, TensorProtoSchema } from './generated/onnx_pb.ts';
 
-/** Gives the bytes of external tensor data. Implementations refuse locations outside the model's folder. */
+/** Gives the bytes of external tensor data, or where they can be read. Implementations refuse locations outside the model's folder. */
 export interface ExternalData {
   /**
-   * `length` undefined means up to the end of the file.
    * @throws HalftoneError `missing-data` when the file is missing or too short, `invalid-file` for a forbidden location.
    */
-  read(location: string, offset: number, length: number | undefined, tensor: string): Uint8Array;
+  read(location: string, offset: number, length: number, tensor: string): Uint8Array | ByteSource;
 }
 
 const externalLocation = 1;
@@ -59,7 +59,7 @@ function readExternal(
   name: string,
   length: number,
   external: ExternalData | undefined,
-): Uint8Array {
+): Uint8Array | ByteSource {
   const entries = new Map(proto.externalData.map((entry) => [entry.key, entry.value]));
   const location = entries.get('location');
   const offset = Number(entries.get('offset') ?? 0);
@@ -116,12 +116,18 @@ export function shellOf(proto: TensorProto): TensorShell {
   return { name: proto.name, unknown: proto.$unknown };
 }
 
-/** A TensorProto with raw data; text keeps its own field. `shell` holds what an earlier reading carried. */
-export function writeTensorProto(tensor: Tensor, shell: TensorShell): TensorProto {
+/** A TensorProto without its raw data; text keeps its own field. `shell` holds what an earlier reading carried. */
+export function tensorHead(tensor: Tensor, shell: TensorShell): TensorProto {
   const proto = create(TensorProtoSchema, { dataType: dtypes[tensor.dtype].onnx, dims: tensor.shape.map(BigInt) });
   if (shell.name) proto.name = shell.name;
   if (shell.unknown) proto.$unknown = shell.unknown;
   if (tensor.strings) proto.stringData = [...tensor.strings];
-  else proto.rawData = tensor.bytes;
+  return proto;
+}
+
+/** A TensorProto with raw data. */
+export function writeTensorProto(tensor: Tensor, shell: TensorShell): TensorProto {
+  const proto = tensorHead(tensor, shell);
+  if (!tensor.strings) proto.rawData = tensor.bytes;
   return proto;
 }

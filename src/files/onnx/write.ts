@@ -25,17 +25,19 @@ import {
   OperatorSetIdProtoSchema,
   StringStringEntryProtoSchema,
   type TensorProto,
+  TensorProtoSchema,
   TypeProtoSchema,
   type ValueInfoProto,
   ValueInfoProtoSchema,
 } from './generated/onnx_pb.ts';
 import { maxMessageBytes } from './limits.ts';
 import { attributeKinds, canonicalDomain, plainType } from './read.ts';
-import { writeTensorProto } from './tensor-proto.ts';
+import { header, lengthOf } from './skeleton.ts';
+import { tensorHead, writeTensorProto } from './tensor-proto.ts';
 
-/** Receives tensor bytes that leave the model file; returns where they went. */
+/** Receives tensors that leave the model file; returns where their bytes went. */
 export interface ExternalSink {
-  put(bytes: Uint8Array): { location: string; offset: number };
+  put(tensor: Tensor): { location: string; offset: number };
 }
 
 export interface WriteOptions {
@@ -45,11 +47,20 @@ export interface WriteOptions {
   readonly externalThreshold?: number;
 }
 
+/** A file in parts, so that tensors need not be in memory: bytes, and tensors whose element bytes stand there. */
+export interface ModelParts {
+  readonly parts: readonly (Uint8Array | Tensor)[];
+  readonly byteLength: number;
+}
+
+/** Initializers of the main graph from this size on are parts of their own. */
+const partBytes = 1024;
+
 /**
- * Serializes a model.
+ * Serializes a model into parts: what comes before the large initializers of the main graph, and these.
  * @throws HalftoneError `unsupported` when the message would reach 2 GiB and no external sink is given.
  */
-export function writeOnnx(model: Model, options: WriteOptions = {}): Uint8Array {
+export function modelParts(model: Model, options: WriteOptions = {}): ModelParts {
   if (!options.external && tensorBytes(model) > maxMessageBytes - 2 ** 24) {
     throw new HalftoneError(
       'unsupported',
@@ -69,15 +80,47 @@ export function writeOnnx(model: Model, options: WriteOptions = {}): Uint8Array 
     }),
   });
   if ($unknown) proto.$unknown = $unknown;
-  proto.graph = graphProto(model.graph, options);
-  return toBinary(ModelProtoSchema, proto);
+  const payloads = new Map<TensorProto, Tensor>();
+  const graph = graphProto(model.graph, options, payloads);
+  const initializers = graph.initializer;
+  graph.initializer = [];
+  const parts: (Uint8Array | Tensor)[] = [toBinary(GraphProtoSchema, graph)];
+  for (const initializer of initializers) {
+    const head = toBinary(TensorProtoSchema, initializer);
+    const payload = payloads.get(initializer);
+    const raw = payload ? [header(rawDataField, payload.byteLength), payload] : [];
+    parts.push(header(initializerField, lengthOf([head, ...raw])), head, ...raw);
+  }
+  parts.unshift(toBinary(ModelProtoSchema, proto), header(graphField, lengthOf(parts)));
+  return { parts, byteLength: lengthOf(parts) };
+}
+
+/** Field numbers of onnx.proto: ModelProto.graph, GraphProto.initializer, TensorProto.raw_data. */
+const graphField = 7;
+const initializerField = 5;
+const rawDataField = 9;
+
+/**
+ * Serializes a model.
+ * @throws HalftoneError as `modelParts`.
+ */
+export function writeOnnx(model: Model, options: WriteOptions = {}): Uint8Array {
+  const { parts, byteLength } = modelParts(model, options);
+  const bytes = new Uint8Array(byteLength);
+  let position = 0;
+  for (const part of parts) {
+    const data = part instanceof Uint8Array ? part : part.bytes;
+    bytes.set(data, position);
+    position += data.byteLength;
+  }
+  return bytes;
 }
 
 /** Bytes of all initializers and tensor attributes of all graphs. */
 export function tensorBytes(model: Model): number {
   let bytes = 0;
   const count = (tensor: Tensor | undefined) => {
-    bytes += tensor?.bytes.byteLength ?? 0;
+    bytes += tensor?.byteLength ?? 0;
     for (const text of tensor?.strings ?? []) bytes += text.byteLength;
   };
   for (const graph of model.graphs()) {
@@ -92,7 +135,8 @@ export function tensorBytes(model: Model): number {
   return bytes;
 }
 
-function graphProto(graph: Graph, options: WriteOptions): GraphProto {
+/** @param payloads receives the initializers whose raw data is left out, with their tensors; without it all are whole */
+function graphProto(graph: Graph, options: WriteOptions, payloads?: Map<TensorProto, Tensor>): GraphProto {
   const carried = graph.carried as GraphCarried | undefined;
   const proto = create(GraphProtoSchema, { name: graph.name });
   if (carried) {
@@ -116,7 +160,7 @@ function graphProto(graph: Graph, options: WriteOptions): GraphProto {
   });
   for (const value of graph.inputs) declare(value);
   for (const value of [...graph.initializers, ...graph.carriedValues]) {
-    if (graph.initializers.has(value)) proto.initializer.push(initializerProto(value, options));
+    if (graph.initializers.has(value)) proto.initializer.push(initializerProto(value, options, payloads));
     if (!inputs.has(value)) declare(value);
   }
   for (const node of graph.sorted()) {
@@ -135,20 +179,24 @@ function graphProto(graph: Graph, options: WriteOptions): GraphProto {
   return proto;
 }
 
-function initializerProto(value: Value, options: WriteOptions): TensorProto {
+function initializerProto(value: Value, options: WriteOptions, payloads?: Map<TensorProto, Tensor>): TensorProto {
   const tensor = value.tensor;
   if (!tensor) throw new HalftoneError('internal', `initializer "${value.name}": expected data, got none`);
   const { unknown } = (value.carried ?? {}) as ValueCarried;
-  const proto = writeTensorProto(tensor, { name: value.name, unknown });
-  if (options.external && !tensor.strings && tensor.bytes.byteLength >= (options.externalThreshold ?? 1024)) {
-    const { location, offset } = options.external.put(tensor.bytes);
-    proto.rawData = new Uint8Array(0);
+  const shell = { name: value.name, unknown };
+  if (options.external && !tensor.strings && tensor.byteLength >= (options.externalThreshold ?? 1024)) {
+    const { location, offset } = options.external.put(tensor);
+    const proto = tensorHead(tensor, shell);
     proto.dataLocation = 1;
-    const entries = { location, offset: String(offset), length: String(tensor.bytes.byteLength) };
+    const entries = { location, offset: String(offset), length: String(tensor.byteLength) };
     proto.externalData = Object.entries(entries).map(([key, text]) =>
       create(StringStringEntryProtoSchema, { key, value: text }),
     );
+    return proto;
   }
+  if (!payloads || tensor.strings || tensor.byteLength < partBytes) return writeTensorProto(tensor, shell);
+  const proto = tensorHead(tensor, shell);
+  payloads.set(proto, tensor);
   return proto;
 }
 

@@ -1,0 +1,158 @@
+/** Node only: writes models to disk. Every file appears whole, under its final name, or not at all. */
+import { closeSync, existsSync, fsyncSync, openSync, renameSync, rmSync, statSync, writeSync } from 'node:fs';
+import { basename } from 'node:path';
+import { HalftoneError, isHalftoneError, messageOf } from '../../base/errors.ts';
+import type { Model } from '../../graph/model.ts';
+import type { Tensor } from '../../tensor/tensor.ts';
+import { refuseSpecial } from '../paths.ts';
+import { maxMessageBytes } from './limits.ts';
+import { modelParts, tensorBytes } from './write.ts';
+
+export interface WrittenFiles {
+  /** The model file first, then its external data. */
+  readonly paths: readonly string[];
+  /** Bytes of all of them. */
+  readonly bytes: number;
+}
+
+export interface WriteFileOptions {
+  /** Always write tensors beside the model file. Default: when the file would reach 2 GiB. */
+  readonly external?: boolean;
+  /** Files of external data end before they would grow beyond this; a larger tensor has one of its own. Default 2 GiB. */
+  readonly chunkBytes?: number;
+}
+
+/** Tensors start at multiples of this in external files, so that they can be mapped into memory (onnx's own default). */
+const externalAlignment = 4096;
+
+/** A browser cannot hold much more in one buffer. */
+const defaultChunkBytes = 2 ** 31 - 2 ** 20;
+
+/** Bytes of a tensor that are in memory while it is written. */
+const copiedBytes = 2 ** 23;
+
+/** File number `index` of the external data of a model written to `path`, as Transformers.js names them. */
+export function externalDataPath(path: string, index = 0): string {
+  return `${path}_data${index === 0 ? '' : `_${index}`}`;
+}
+
+/**
+ * Writes a model. Tensors go to `NAME.onnx_data`, `NAME.onnx_data_1` … beside it when the file would reach 2 GiB, or
+ * always with `external`. Every file appears whole, under its final name, or not at all; the model file comes last.
+ * @throws HalftoneError `usage` when a device, pipe or socket has such a name, `runtime` when the disk refuses,
+ * otherwise as `modelParts`; what was there before stays.
+ */
+export function writeModel(model: Model, path: string, options: WriteFileOptions = {}): WrittenFiles {
+  const external = options.external || tensorBytes(model) > maxMessageBytes - 2 ** 24;
+  const mark = `${process.pid}.partial`;
+  const temporary = (target: string) => `${target}.${mark}`;
+  const targets: string[] = [];
+  const open = (target: string) => {
+    refuseSpecial(target, target);
+    targets.push(target);
+    return openSync(temporary(target), 'w');
+  };
+  refuseSpecial(path, path);
+  try {
+    const sink = external ? new DataFiles(path, open, options.chunkBytes ?? defaultChunkBytes) : undefined;
+    try {
+      const { parts } = modelParts(model, sink ? { external: sink } : {});
+      sink?.close();
+      const descriptor = open(path);
+      try {
+        let position = 0;
+        for (const part of parts) position += write(descriptor, part, position);
+        fsyncSync(descriptor);
+      } finally {
+        closeSync(descriptor);
+      }
+    } finally {
+      sink?.close();
+    }
+    moveIntoPlace(targets, temporary, mark);
+    const paths = [path, ...targets.filter((target) => target !== path)];
+    return { paths, bytes: paths.reduce((sum, target) => sum + statSync(target).size, 0) };
+  } catch (error) {
+    if (isHalftoneError(error)) throw error;
+    throw new HalftoneError('runtime', `${path}: expected to write the model, got ${messageOf(error)}`, {
+      cause: error,
+      fields: { path },
+    });
+  } finally {
+    for (const target of targets) rmSync(temporary(target), { force: true });
+  }
+}
+
+/** Takes tensors into files of external data, one after the other. */
+class DataFiles {
+  readonly #path: string;
+  readonly #open: (target: string) => number;
+  readonly #chunkBytes: number;
+  #descriptor: number | undefined;
+  #index = -1;
+  #end = 0;
+
+  constructor(path: string, open: (target: string) => number, chunkBytes: number) {
+    this.#path = path;
+    this.#open = open;
+    this.#chunkBytes = chunkBytes;
+  }
+
+  put(tensor: Tensor): { location: string; offset: number } {
+    let offset = Math.ceil(this.#end / externalAlignment) * externalAlignment;
+    if (this.#descriptor === undefined || (offset > 0 && offset + tensor.byteLength > this.#chunkBytes)) {
+      this.close();
+      this.#index++;
+      this.#descriptor = this.#open(externalDataPath(this.#path, this.#index));
+      offset = 0;
+    }
+    this.#end = offset + write(this.#descriptor, tensor, offset);
+    return { location: basename(externalDataPath(this.#path, this.#index)), offset };
+  }
+
+  close(): void {
+    if (this.#descriptor === undefined) return;
+    fsyncSync(this.#descriptor);
+    closeSync(this.#descriptor);
+    this.#descriptor = undefined;
+  }
+}
+
+/** Writes bytes, or a tensor's bytes piece by piece, and returns their number. */
+function write(descriptor: number, part: Uint8Array | Tensor, position: number): number {
+  const { byteLength } = part;
+  // What is computed is computed whole; a range of a file need not be in memory at once.
+  const whole = part instanceof Uint8Array ? part : part.source?.range ? undefined : part.bytes;
+  for (let start = 0; start < byteLength; start += copiedBytes) {
+    const end = Math.min(start + copiedBytes, byteLength);
+    const bytes = whole ? whole.subarray(start, end) : (part as Tensor).bytesAt(start, end);
+    for (let done = 0; done < bytes.byteLength; ) {
+      done += writeSync(descriptor, bytes, done, bytes.byteLength - done, position + start + done);
+    }
+  }
+  return byteLength;
+}
+
+const isFile = (path: string) => statSync(path, { throwIfNoEntry: false })?.isFile() === true;
+
+/**
+ * Gives finished files their names, the last one last. Files of these names are put aside before: whoever finds the last
+ * one finds it with the others that belong to it.
+ */
+function moveIntoPlace(targets: readonly string[], temporary: (target: string) => string, mark: string): void {
+  const before = (target: string) => `${target}.${mark}.before`;
+  const aside = targets.length > 1 ? [...targets].reverse().filter(isFile) : [];
+  const placed: string[] = [];
+  try {
+    for (const target of aside) renameSync(target, before(target));
+    for (const target of targets) {
+      renameSync(temporary(target), target);
+      placed.push(target);
+    }
+  } catch (error) {
+    if (targets.length > 1) for (const target of placed) rmSync(target, { force: true });
+    for (const target of [...aside].reverse()) if (existsSync(before(target))) renameSync(before(target), target);
+    throw error;
+  }
+  for (const target of aside) rmSync(before(target), { force: true });
+}
