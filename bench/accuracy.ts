@@ -4,22 +4,14 @@
  */
 import { loadavg } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { isHalftoneError, openRuntime, readModel, writeOnnx } from '../src/node.ts';
 import { assets, missingAssets } from './data.ts';
 import { type Measured, measure } from './measure.ts';
 import { type MemoryUse, memoryOf, type Task } from './memory.ts';
+import { benchmarksPath, provenance, writeBetweenMarkers } from './report.ts';
 import { models } from './rows.ts';
-import {
-  accuracyTable,
-  collapseList,
-  memoryTable,
-  provenance,
-  speedTable,
-  timingTable,
-  writeBetweenMarkers,
-} from './tables.ts';
+import { accuracyTable, collapseList, memoryTable, speedTable, timingTable } from './tables.ts';
 
 const { values } = parseArgs({
   options: {
@@ -120,7 +112,6 @@ if (failures > 0) {
   process.exitCode = 1;
 }
 if (!partial && failures === 0) {
-  const path = fileURLToPath(new URL('../docs/benchmarks.md', import.meta.url));
-  writeBetweenMarkers(path, text);
-  note(`Wrote ${path}`);
+  writeBetweenMarkers(benchmarksPath, 'bench:accuracy', text);
+  note(`Wrote ${benchmarksPath}`);
 }

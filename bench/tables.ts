@@ -1,21 +1,13 @@
-/** Writes what was measured as Markdown, and puts it between the markers of docs/benchmarks.md. */
-import { spawnSync } from 'node:child_process';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
-import { cpus, loadavg, release, totalmem, type } from 'node:os';
+/** Writes what `accuracy.ts` measured as Markdown. */
 import { speedupOf } from './latency.ts';
 import { dropOf, type Measured, natsOf } from './measure.ts';
 import { type MemoryUse, memoryGoal, type Task } from './memory.ts';
+import { mark, table } from './report.ts';
 
 const percent = (value: number) => `${value.toFixed(2)} %`;
 const megabytes = (bytes: number) => (bytes / 1e6).toFixed(bytes < 1e6 ? 3 : 2);
 const signed = (value: number, digits: number) =>
   `${value > 0 ? '+' : value < 0 ? '−' : ''}${Math.abs(value).toFixed(digits)}`;
-const mark = (reached: boolean) => (reached ? 'yes' : '**no**');
-
-function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
-  const line = (cells: readonly string[]) => `| ${cells.join(' | ')} |`;
-  return [line(head), line(head.map(() => '---')), ...rows.map(line)].join('\n');
-}
 
 export function accuracyTable(results: readonly Measured[]): string {
   const rows = results.map((measured) => {
@@ -144,37 +136,4 @@ export function collapseList(results: readonly Measured[]): string {
     .filter(({ comparison }) => comparison.collapsed)
     .map(({ model, row, comparison }) => `- ${model}, ${row.recipe}: “${comparison.collapsed?.message}”`);
   return lines.length > 0 ? lines.join('\n') : 'None collapsed.';
-}
-
-/** Where, when and by what the figures came about. */
-export function provenance(runtime: string, command: string, loadBefore: number): string {
-  const [cpu] = cpus();
-  const memory = `${(totalmem() / 2 ** 30).toFixed(0)} GiB`;
-  return [
-    `- Machine: ${cpu?.model.trim() ?? 'unknown processor'}, ${cpus().length} cores, ${memory}, ${type()} ${release()}`,
-    `- Versions: halftone at ${revision()}, Node ${process.versions.node}, ${runtime}`,
-    `- Load average: ${loadBefore.toFixed(1)} before, ${loadavg()[0].toFixed(1)} after; timings count only where the first is near 0 and the second near 2`,
-    `- Date: ${new Date().toISOString().slice(0, 10)}`,
-    `- Command: \`${command}\``,
-  ].join('\n');
-}
-
-/** The commit measured, and whether the sources differ from it. */
-function revision(): string {
-  const git = (...args: string[]) => spawnSync('git', args, { encoding: 'utf8' }).stdout?.trim() ?? '';
-  const commit = git('rev-parse', '--short', 'HEAD');
-  if (commit === '') return 'an unknown commit';
-  return git('status', '--porcelain', '--', 'src') === '' ? `commit ${commit}` : `commit ${commit} with changes`;
-}
-
-const begin = '<!-- bench:accuracy begin -->';
-const end = '<!-- bench:accuracy end -->';
-
-/** Replaces what stands between the markers; the text around them stays. */
-export function writeBetweenMarkers(path: string, text: string): void {
-  const before = existsSync(path) ? readFileSync(path, 'utf8') : `# Benchmarks\n\n${begin}\n${end}\n`;
-  const from = before.indexOf(begin);
-  const to = before.indexOf(end);
-  if (from < 0 || to < from) throw new Error(`${path}: expected the markers ${begin} and ${end}, got none`);
-  writeFileSync(path, `${before.slice(0, from + begin.length)}\n\n${text}\n\n${before.slice(to)}`);
 }

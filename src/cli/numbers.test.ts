@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { bytes, decibels, jsonText, measure, milliseconds, plural, ratio } from './numbers.ts';
+import { bytes, count, decibels, jsonText, measure, milliseconds, plural, ratio } from './numbers.ts';
 
 describe('numbers', () => {
   it.each([
@@ -34,6 +34,7 @@ describe('numbers', () => {
     ]);
     expect([0.0934, 2.346, 26.71, 612.4].map(milliseconds)).toEqual(['0.093 ms', '2.35 ms', '26.7 ms', '612 ms']);
     expect([ratio(100, 40), ratio(153, 10), ratio(1, 0)]).toEqual(['2.50×', '15.3×', '–']);
+    expect([0, 999, 1000, 1_234_567].map(count)).toEqual(['0', '999', '1,000', '1,234,567']);
     expect([plural(1, 'layer'), plural(1200, 'layer')]).toEqual(['1 layer', '1,200 layers']);
   });
 });

@@ -1,18 +1,13 @@
-/** The commands and their options, and how a run of one ends. Commands are loaded when they are called, so that help is quick. */
+/**
+ * The commands and their options, and how a run of one ends. Commands, and the families whose ids options offer, are
+ * loaded when a command is named, so that help is quick.
+ */
 import { createRequire } from 'node:module';
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { messageOf } from '../base/errors.ts';
-import { formatIds } from '../formats/index.ts';
-import { schemeGrammar } from '../formats/scheme.ts';
-import { loweringIds } from '../lowerings/index.ts';
-import { weightRanges } from '../pipeline/recipe.ts';
-import { ranges } from '../ranges/index.ts';
-import { runtimeIds } from '../runtime/node.ts';
 import { describeFailure, exitCodeOf, exitCodes } from './failure.ts';
 import { printable } from './style.ts';
 import type { Terminal } from './terminal.ts';
-
-const rangeIds = ranges.map((range) => range.id);
 
 const examples = `
 Examples:
@@ -54,6 +49,44 @@ function dimension(text: string, before: Readonly<Record<string, number>> = {}):
   const [name, size] = [text.slice(0, Math.max(at, 0)).trim(), text.slice(at + 1)];
   if (name === '') throw new InvalidArgumentError(`Expected NAME=SIZE, got "${text}".`);
   return { ...before, [name]: wholeNumber(0)(size) };
+}
+
+/** What has to be loaded before an option can be parsed or described. */
+const unfinished = new WeakMap<Option, () => Promise<unknown>>();
+
+/** An option that takes one of `ids`. */
+function choice(flags: string, description: string, ids: () => Promise<readonly string[]>): Option {
+  const option = new Option(flags, description);
+  unfinished.set(option, async () => option.choices(await ids()));
+  return option;
+}
+
+function weightsOption(): Option {
+  const option = new Option('-w, --weights <scheme>');
+  unfinished.set(option, async () => {
+    const [{ formatIds }, { schemeGrammar }] = await Promise.all([
+      import('../formats/index.ts'),
+      import('../formats/scheme.ts'),
+    ]);
+    option.description = `${schemeGrammar}, or float\nFORMAT: ${formatIds.join(' ')} (default: int8)`;
+  });
+  return option;
+}
+
+const rangeIds = async () => (await import('../ranges/index.ts')).ranges.map((range) => range.id);
+const weightRangeIds = async () => (await import('../pipeline/recipe.ts')).weightRanges;
+const loweringChoices = async () => ['auto', ...(await import('../lowerings/index.ts')).loweringIds];
+const runtimeOption = () =>
+  choice(
+    '--runtime <id>',
+    'which build of ONNX Runtime runs the models',
+    async () => (await import('../runtime/node.ts')).runtimeIds,
+  );
+
+/** Finishes the options of commands that `args` name. */
+async function finishOptions(program: Command, args: readonly string[]): Promise<void> {
+  const named = program.commands.filter((command) => args.includes(command.name()));
+  await Promise.all(named.flatMap((command) => command.options.map((option) => unfinished.get(option)?.())));
 }
 
 /** The program with all its commands. */
@@ -98,7 +131,7 @@ function makeProgram(terminal: Terminal): Command {
     )
     .argument('<model>', 'ONNX file')
     .option('-o, --output <file>', 'where to write the result')
-    .option('-w, --weights <scheme>', `${schemeGrammar}, or float\nFORMAT: ${formatIds.join(' ')} (default: int8)`)
+    .addOption(weightsOption())
     .option(
       '-a, --activations <format>',
       'none, dynamic, or a FORMAT with ranges found by calibration (default: dynamic with --lowering dynamic, uint8 with --calibrate, 8-bit weights and no weight-only lowering, else none)',
@@ -110,14 +143,11 @@ function makeProgram(terminal: Terminal): Command {
     .option('--dimensions <name=size...>', 'lengths of open dimensions of the inputs, for made-up samples', dimension)
     .option('--labels <file>', 'right classes of the samples: .npy, .npz, .json, .txt or .csv')
     .optionsGroup('Method:')
-    .addOption(new Option('--range <id>', 'how activation ranges are chosen (default: mse)').choices(rangeIds))
-    .addOption(new Option('--weight-range <id>', 'how weight grids are chosen (default: search)').choices(weightRanges))
+    .addOption(choice('--range <id>', 'how activation ranges are chosen (default: mse)', rangeIds))
+    .addOption(choice('--weight-range <id>', 'how weight grids are chosen (default: search)', weightRangeIds))
     .option('--percentile <p>', 'percent of the values inside, for the range percentile (default: 99.999)', decimal)
     .addOption(
-      new Option('--lowering <id>', 'how quantized tensors are written into the graph (default: auto)').choices([
-        'auto',
-        ...loweringIds,
-      ]),
+      choice('--lowering <id>', 'how quantized tensors are written into the graph (default: auto)', loweringChoices),
     )
     .option('--reduce-range', 'half of the codes for weights, against saturation on x86 without VNNI')
     .addOption(
@@ -147,7 +177,7 @@ function makeProgram(terminal: Terminal): Command {
     .option('-v, --verbose', 'list every weight tensor with what was done to it')
     .optionsGroup('Runtime:')
     .option('--threads <n>', 'threads of ONNX Runtime (default: its own choice)', wholeNumber(1))
-    .addOption(new Option('--runtime <id>', 'which build of ONNX Runtime runs the models').choices(runtimeIds))
+    .addOption(runtimeOption())
     .addHelpText('after', `${dataHelp}\n${exitHelp}`)
     .action(async (model: string, _options, command: Command) => {
       const { quantizeCommand } = await import('./commands/quantize.ts');
@@ -173,7 +203,7 @@ function makeProgram(terminal: Terminal): Command {
     .option('--json', 'print one JSON document instead')
     .option('-v, --verbose', 'list every layer, not only the worst five')
     .option('--threads <n>', 'threads of ONNX Runtime (default: its own choice)', wholeNumber(1))
-    .addOption(new Option('--runtime <id>', 'which build of ONNX Runtime runs the models').choices(runtimeIds))
+    .addOption(runtimeOption())
     .addHelpText('after', `${dataHelp}\n${exitHelp}`)
     .action(async (float: string, quantized: string, options) => {
       const { compareCommand } = await import('./commands/compare.ts');
@@ -202,6 +232,7 @@ function makeProgram(terminal: Terminal): Command {
 export async function run(args: readonly string[], terminal: Terminal): Promise<number> {
   const program = makeProgram(terminal);
   try {
+    await finishOptions(program, args);
     await program.parseAsync([...args], { from: 'user' });
     return exitCodes.ok;
   } catch (error) {

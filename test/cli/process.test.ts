@@ -100,15 +100,31 @@ it('exit codes reach the shell', async () => {
   expect(codes).toEqual([0, 1, 2, 3]);
 });
 
-it('help and version do not load ONNX Runtime', async () => {
-  const node = ['--import', without("name.startsWith('onnxruntime')")];
-  const [version, help] = await Promise.all([
+it('help and version load nothing but the command line itself', async () => {
+  const light = String.raw`^(file:|node:|commander$|\./[\w-]+\.js$|\.\./base/)`;
+  const node = ['--import', without(`!/${light.replaceAll('/', '\\/')}/.test(name)`)];
+  const [version, help, heavier] = await Promise.all([
     spawnHalftone(['--version'], { node }),
-    spawnHalftone(['quantize', '--help'], { node }),
+    spawnHalftone(['--help'], { node }),
+    spawnHalftone(['inspect', model], { node }),
   ]);
   expect(version.stdout).toMatch(/^\d+\.\d+\.\d+\n$/);
-  expect([version.code, help.code]).toEqual([0, 0]);
-  expect((await spawnHalftone(['demo'], { node })).stderr).toMatch(/expected ONNX Runtime, got none/);
+  expect(help.stdout).toMatch(/^Usage: halftone[\s\S]*quantize \[options\] <model>/);
+  expect([version.code, help.code, heavier.code]).toEqual([0, 0, 1]);
+});
+
+it('inspect loads no runtime, samples or solvers; help of a command no runtime', async () => {
+  const runtime = "name.includes('onnxruntime')";
+  const [inspected, help, demo] = await Promise.all([
+    spawnHalftone(['inspect', model], {
+      node: ['--import', without(`${runtime} || /(runtime|samples|solvers|ranges|lowerings.index)[/.]/.test(name)`)],
+    }),
+    spawnHalftone(['quantize', '--help'], { node: ['--import', without("name.startsWith('onnxruntime')")] }),
+    spawnHalftone(['demo'], { node: ['--import', without("name.startsWith('onnxruntime')")] }),
+  ]);
+  expect(inspected.stderr).toBe('');
+  expect([inspected.code, help.code]).toEqual([0, 0]);
+  expect(demo.stderr).toMatch(/expected ONNX Runtime, got none/);
 });
 
 it('colours appear when asked for, and never with NO_COLOR', async () => {
