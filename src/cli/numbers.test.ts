@@ -1,5 +1,16 @@
 import { describe, expect, it } from 'vitest';
-import { bytes, count, decibels, jsonText, measure, milliseconds, plural, ratio } from './numbers.ts';
+import {
+  bytes,
+  bytesOf,
+  count,
+  decibels,
+  duration,
+  jsonText,
+  measure,
+  milliseconds,
+  plural,
+  ratio,
+} from './numbers.ts';
 
 describe('numbers', () => {
   it.each([
@@ -13,6 +24,26 @@ describe('numbers', () => {
     [2_500_000_000, '2.50 GB'],
   ])('%i bytes are %s', (count, text) => {
     expect(bytes(count)).toBe(text);
+  });
+
+  it.each([
+    [[0, 900], '0/900 B'],
+    [[250, 1000], '0.3/1.0 kB'],
+    [[812_000_000, 2_000_000_000], '0.8/2.0 GB'],
+    [[1_500_000, 98_500_000], '1.5/98.5 MB'],
+  ] as const)('%j bytes are %s', ([part, whole], text) => {
+    expect(bytesOf(part, whole)).toBe(text);
+  });
+
+  it.each([
+    [0.2, '1 s'],
+    [59, '59 s'],
+    [59.5, '1 min 0 s'],
+    [200, '3 min 20 s'],
+    [3599.5, '1 h 0 min'],
+    [3_900, '1 h 5 min'],
+  ])('%d seconds are %s', (seconds, text) => {
+    expect(duration(seconds)).toBe(text);
   });
 
   it('are short, and never hide what is not finite', () => {

@@ -1,9 +1,10 @@
 /** Numbers as people read them: bytes, decibels, shares, times. Also how JSON keeps those that it has no way to write. */
 
+const units = ['kB', 'MB', 'GB', 'TB'];
+
 /** `3.87 MB`; units of 1000, as files are listed by most systems. */
 export function bytes(count: number): string {
   if (count < 1000) return `${count} B`;
-  const units = ['kB', 'MB', 'GB', 'TB'];
   let value = count / 1000;
   let unit = 0;
   while (value >= 999.5 && unit < units.length - 1) {
@@ -11,6 +12,14 @@ export function bytes(count: number): string {
     unit++;
   }
   return `${digits(value)} ${units[unit]}`;
+}
+
+/** `0.8/2.0 GB`: both in the unit of the whole. */
+export function bytesOf(part: number, whole: number): string {
+  const [, unit] = bytes(whole).split(' ');
+  const size = 1000 ** (units.indexOf(unit) + 1);
+  const places = size === 1 ? 0 : 1;
+  return `${(part / size).toFixed(places)}/${(whole / size).toFixed(places)} ${unit}`;
 }
 
 /** Three digits or all before the point; the limits are where rounding would give one more. */
@@ -53,6 +62,15 @@ export function measure(value: number): string {
 /** `2.31 ms`. */
 export function milliseconds(value: number): string {
   return `${value < 0.9995 ? value.toFixed(3) : digits(value)} ms`;
+}
+
+/** `8 s`, `3 min 20 s`, `1 h 5 min`; rounded up, so that nothing is left only at the end. */
+export function duration(seconds: number): string {
+  const whole = Math.ceil(seconds);
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
+  const minutes = Math.ceil(seconds / 60);
+  return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
 /** `12,345`, of a whole number. Not by Intl, which takes longer to load than all else that `inspect` does. */
