@@ -1,4 +1,5 @@
-// Installs the dependencies when they are missing or out of date, and with the argument "build" compiles dist/.
+// Installs the dependencies when they are missing or out of date, compiles the kernels, and with the argument "build"
+// compiles dist/.
 // onnxruntime-node carries its CPU library in the package; its install script only fetches GPU libraries, which
 // halftone does not use and whose host may be unreachable, so the script is told to skip them.
 import { spawnSync } from 'node:child_process';
@@ -23,4 +24,5 @@ if (!current) {
   run('npm', ['install', '--no-audit', '--no-fund', '--loglevel=error'], { ONNXRUNTIME_NODE_INSTALL: 'skip' });
   writeFileSync(stamp, digest());
 }
+run(process.execPath, ['scripts/build-kernels.mjs']);
 if (process.argv.includes('build')) run(process.execPath, ['scripts/build.mjs']);

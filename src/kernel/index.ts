@@ -1,5 +1,9 @@
 /** Kernels: the interface, the reference, and quantized matrices by kernel. */
 export { roundHalfToEven } from '../base/round.ts';
-export type { BlockLayout, ChannelLayout, Extent, Kernel } from './kernel.ts';
+export { bestKernel } from './best.ts';
+export { coverInterval, type Grid, type Parameters, roundStored } from './grid.ts';
+export type { BlockLayout, ChannelLayout, Elements, Extent, Kernel } from './kernel.ts';
 export { dequantizeMatrix, matrixError, quantizeMatrix, signalToNoise } from './matrix.ts';
 export { dequantizeValue, quantizeValue, reference } from './reference.ts';
+export { loadedMatrix, type MatrixBytes, matrixBytes, storedMatrix } from './stored.ts';
+export { createWasmKernel } from './wasm.ts';

@@ -1,5 +1,6 @@
 /** The loops over numbers that everything above is made of. `reference` is complete; faster builds replace methods. */
 import type { Codes } from '../formats/quantized.ts';
+import type { Grid } from './grid.ts';
 
 /** How parameters spread over a row-major matrix: one per `blockSize` columns of each row, the last may be short. */
 export interface BlockLayout {
@@ -31,11 +32,41 @@ export interface Extent {
   readonly negativeInfinity: number;
 }
 
+/** Arrays of elements that are moved and not looked into. */
+export type Elements =
+  | Float32Array
+  | Int32Array
+  | Uint32Array
+  | Int16Array
+  | Uint16Array
+  | Int8Array
+  | Uint8Array
+  | Uint8ClampedArray;
+
 export interface Kernel {
   readonly id: string;
 
+  /**
+   * A region of `bytes` bytes of the kernel's own memory, 16-byte aligned, with whatever was there before. It is valid
+   * until the next call of `room`. Arrays over it are worked on where they are, without a copy. Regions of more than 16
+   * MiB, and those of kernels without a memory of their own, are ordinary memory.
+   */
+  room(bytes: number): Uint8Array;
+
   /** Range and special values of a batch. */
   extent(values: Float32Array): Extent;
+
+  /**
+   * The smallest and the largest finite value of each block, never −0; 0 and 0 where it has none. NaN and infinities
+   * are left out. The largest magnitude is max(−minimum, maximum).
+   */
+  blockExtents(values: Float32Array, layout: BlockLayout, minima: Float32Array, maxima: Float32Array): void;
+
+  /**
+   * The parameters of the grid that covers each block and zero: `coverInterval` of its extent. A block with a value that
+   * is not finite gets the scale NaN and the zero point 0.
+   */
+  cover(values: Float32Array, layout: BlockLayout, grid: Grid, scales: Float32Array, zeroPoints: Float32Array): void;
 
   /**
    * `codes = clamp(roundHalfToEven(values / scale) + zeroPoint, min, max)` with float32 division (onnx,
@@ -69,6 +100,9 @@ export interface Kernel {
 
   /** The inverse of `pack`: `count` codes. */
   unpack(bytes: Uint8Array, bits: number, signed: boolean, count: number): Int8Array | Uint8Array;
+
+  /** The matrix turned over: `out[c·rows + r] = values[r·columns + c]`. The arrays must not overlap. */
+  transpose<T extends Elements>(values: T, rows: number, columns: number, out: T): void;
 
   /** Σ (a − b)², in double precision. */
   squaredError(a: Float32Array, b: Float32Array): number;

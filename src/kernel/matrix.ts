@@ -2,11 +2,11 @@
 import { intFormatOf } from '../formats/index.ts';
 import { createCodes, parameterLayout, type QuantizedMatrix } from '../formats/quantized.ts';
 import type { Scheme } from '../formats/scheme.ts';
+import { bestKernel } from './best.ts';
 import type { BlockLayout, Kernel } from './kernel.ts';
-import { reference } from './reference.ts';
 
 /** How a matrix's parameters lie, as kernels see it: one parameter for everything is one long block. */
-function blockLayout(scheme: Scheme, rows: number, columns: number): BlockLayout {
+export function blockLayout(scheme: Scheme, rows: number, columns: number): BlockLayout {
   if (scheme.granularity.kind === 'tensor') return { rows: 1, columns: rows * columns, blockSize: rows * columns };
   return { rows, columns, blockSize: parameterLayout(scheme, rows, columns).blockSize };
 }
@@ -24,7 +24,7 @@ export function quantizeMatrix(
   scales: Float32Array,
   zeroPoints: Float32Array,
   codeRange: { readonly min: number; readonly max: number } = intFormatOf(scheme.format),
-  kernel: Kernel = reference,
+  kernel: Kernel = bestKernel(),
 ): QuantizedMatrix {
   const { blockSize } = parameterLayout(scheme, rows, columns);
   const codes = createCodes(intFormatOf(scheme.format), rows * columns);
@@ -34,7 +34,7 @@ export function quantizeMatrix(
 }
 
 /** The rows·columns float32 values of a quantized matrix, row-major. */
-export function dequantizeMatrix(matrix: QuantizedMatrix, kernel: Kernel = reference): Float32Array {
+export function dequantizeMatrix(matrix: QuantizedMatrix, kernel: Kernel = bestKernel()): Float32Array {
   const { codes, scheme, rows, columns, scales, zeroPoints } = matrix;
   const values = new Float32Array(rows * columns);
   kernel.dequantize(codes, blockLayout(scheme, rows, columns), scales, zeroPoints, values);
@@ -42,12 +42,12 @@ export function dequantizeMatrix(matrix: QuantizedMatrix, kernel: Kernel = refer
 }
 
 /** Σ (value − quantized value)² of a matrix. */
-export function matrixError(values: Float32Array, matrix: QuantizedMatrix, kernel: Kernel = reference): number {
+export function matrixError(values: Float32Array, matrix: QuantizedMatrix, kernel: Kernel = bestKernel()): number {
   return kernel.squaredError(values, dequantizeMatrix(matrix, kernel));
 }
 
 /** The signal-to-quantization-noise ratio 10·log10(Σ value² / Σ error²) in decibels; Infinity without error. */
-export function signalToNoise(values: Float32Array, matrix: QuantizedMatrix, kernel: Kernel = reference): number {
+export function signalToNoise(values: Float32Array, matrix: QuantizedMatrix, kernel: Kernel = bestKernel()): number {
   const signal = kernel.squaredError(values, new Float32Array(values.length));
   return 10 * Math.log10(signal / matrixError(values, matrix, kernel));
 }

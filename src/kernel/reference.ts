@@ -2,7 +2,9 @@
 import { HalftoneError } from '../base/errors.ts';
 import { roundHalfToEven } from '../base/round.ts';
 import type { Codes } from '../formats/quantized.ts';
-import type { BlockLayout, ChannelLayout, Extent, Kernel } from './kernel.ts';
+import { coverInterval, type Grid, type Parameters } from './grid.ts';
+import type { BlockLayout, ChannelLayout, Elements, Extent, Kernel } from './kernel.ts';
+import { checkLayout, checkMatrix, eachBlock } from './layout.ts';
 
 /** One code. See `Kernel.quantize`. */
 export function quantizeValue(value: number, scale: number, zeroPoint: number, min: number, max: number): number {
@@ -16,19 +18,7 @@ export function dequantizeValue(code: number, scale: number, zeroPoint: number):
   return Math.fround((code - zeroPoint) * scale);
 }
 
-function checkLayout(length: number, { rows, columns, blockSize }: BlockLayout, ...parameters: Float32Array[]): void {
-  const expected = rows * Math.ceil(columns / blockSize);
-  for (const { length: found } of parameters) {
-    if (found !== expected) {
-      throw new HalftoneError('internal', `block layout: expected ${expected} parameters, got ${found}`);
-    }
-  }
-  if (length !== rows * columns) {
-    throw new HalftoneError('internal', `block layout: expected ${rows * columns} elements, got ${length}`);
-  }
-}
-
-function checkBits(bits: number): void {
+export function checkBits(bits: number): void {
   if (!Number.isInteger(bits) || bits < 1 || bits > 8) {
     throw new HalftoneError('internal', `packing: expected 1 to 8 bits, got ${bits}`);
   }
@@ -48,8 +38,13 @@ function valueOfKey(key: number): number {
   return keyFloat[0] + 0;
 }
 
+/** The side of the square tiles that `transpose` works in, so that both matrices stay in the cache. */
+const tile = 32;
+
 export const reference: Kernel = {
   id: 'reference',
+
+  room: (bytes: number) => new Uint8Array(bytes),
 
   extent(values: Float32Array): Extent {
     const { length } = values;
@@ -72,6 +67,26 @@ export const reference: Kernel = {
     return { min, max, finite: length, zeros, nan: 0, positiveInfinity: 0, negativeInfinity: 0 };
   },
 
+  blockExtents(values: Float32Array, layout: BlockLayout, minima: Float32Array, maxima: Float32Array): void {
+    checkLayout(values.length, layout, minima, maxima);
+    eachBlock(layout, (start, end, parameter) => {
+      const { min, max } = reference.extent(values.subarray(start, end));
+      minima[parameter] = min;
+      maxima[parameter] = max;
+    });
+  },
+
+  cover(values: Float32Array, layout: BlockLayout, grid: Grid, scales: Float32Array, zeroPoints: Float32Array): void {
+    checkLayout(values.length, layout, scales, zeroPoints);
+    const found: Parameters = { scale: 1, zeroPoint: 0 };
+    eachBlock(layout, (start, end, parameter) => {
+      const { min, max, finite } = reference.extent(values.subarray(start, end));
+      coverInterval(min, max, grid, found);
+      scales[parameter] = finite === end - start ? found.scale : Number.NaN;
+      zeroPoints[parameter] = finite === end - start ? found.zeroPoint : 0;
+    });
+  },
+
   quantize(
     values: Float32Array,
     layout: BlockLayout,
@@ -82,17 +97,12 @@ export const reference: Kernel = {
     codes: Codes,
   ): void {
     checkLayout(values.length, layout, scales, zeroPoints);
-    const { rows, columns, blockSize } = layout;
-    let parameter = 0;
-    for (let row = 0; row < rows; row++) {
-      const rowEnd = (row + 1) * columns;
-      for (let start = row * columns; start < rowEnd; start += blockSize, parameter++) {
-        const end = Math.min(start + blockSize, rowEnd);
-        const scale = scales[parameter];
-        const zeroPoint = zeroPoints[parameter];
-        for (let i = start; i < end; i++) codes[i] = quantizeValue(values[i], scale, zeroPoint, min, max);
-      }
-    }
+    checkMatrix(layout.rows, layout.columns, codes);
+    eachBlock(layout, (start, end, parameter) => {
+      const scale = scales[parameter];
+      const zeroPoint = zeroPoints[parameter];
+      for (let i = start; i < end; i++) codes[i] = quantizeValue(values[i], scale, zeroPoint, min, max);
+    });
   },
 
   dequantize(
@@ -103,17 +113,12 @@ export const reference: Kernel = {
     values: Float32Array,
   ): void {
     checkLayout(codes.length, layout, scales, zeroPoints);
-    const { rows, columns, blockSize } = layout;
-    let parameter = 0;
-    for (let row = 0; row < rows; row++) {
-      const rowEnd = (row + 1) * columns;
-      for (let start = row * columns; start < rowEnd; start += blockSize, parameter++) {
-        const end = Math.min(start + blockSize, rowEnd);
-        const scale = scales[parameter];
-        const zeroPoint = zeroPoints[parameter];
-        for (let i = start; i < end; i++) values[i] = (codes[i] - zeroPoint) * scale;
-      }
-    }
+    checkMatrix(layout.rows, layout.columns, values);
+    eachBlock(layout, (start, end, parameter) => {
+      const scale = scales[parameter];
+      const zeroPoint = zeroPoints[parameter];
+      for (let i = start; i < end; i++) values[i] = (codes[i] - zeroPoint) * scale;
+    });
   },
 
   pack(codes: ArrayLike<number>, bits: number): Uint8Array {
@@ -145,6 +150,19 @@ export const reference: Kernel = {
       codes[i] = signed ? (code << unused) >> unused : code;
     }
     return codes;
+  },
+
+  transpose<T extends Elements>(values: T, rows: number, columns: number, out: T): void {
+    checkMatrix(rows, columns, values, out);
+    for (let top = 0; top < rows; top += tile) {
+      const bottom = Math.min(top + tile, rows);
+      for (let left = 0; left < columns; left += tile) {
+        const right = Math.min(left + tile, columns);
+        for (let column = left; column < right; column++) {
+          for (let row = top; row < bottom; row++) out[column * rows + row] = values[row * columns + column];
+        }
+      }
+    }
   },
 
   squaredError(a: Float32Array, b: Float32Array): number {
@@ -210,5 +228,5 @@ function slowExtent(values: Float32Array, zeros: number): Extent {
     min = 0;
     max = 0;
   }
-  return { min, max, finite, zeros, nan, positiveInfinity, negativeInfinity };
+  return { min: min + 0, max: max + 0, finite, zeros, nan, positiveInfinity, negativeInfinity };
 }

@@ -6,6 +6,7 @@ export const minMax: Range<'min-max'> = {
   id: 'min-max',
   summary: 'from the smallest to the largest value',
   needs: 'min-max',
+  isExtent: true,
   choose: (state) => observed(state),
   chooseFrom: (values) => observedIn(values),
 };

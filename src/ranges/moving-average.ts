@@ -6,6 +6,7 @@ export const movingAverage: Range<'moving-average'> = {
   id: 'moving-average',
   summary: 'moving averages of the smallest and largest value of each batch',
   needs: 'moving-average',
+  isExtent: true,
   choose: (state) => observed(state),
   chooseFrom: (values) => observedIn(values),
 };

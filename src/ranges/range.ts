@@ -23,6 +23,8 @@ export interface Range<Id extends string = string> {
   readonly summary: string;
   /** The statistic to collect for it. A `histogram` state always does as well. */
   readonly needs: StatisticId;
+  /** Whether `chooseFrom` takes the whole extent of the values, which kernels find block by block. */
+  readonly isExtent?: boolean;
   /**
    * The interval for a streamed statistic.
    * @throws HalftoneError `internal` for the state of a statistic that it cannot read.

@@ -1,9 +1,10 @@
 /** Two levels: what one bit per weight can stand for. Both optima are exact. */
-import { type Constraints, type Group, type Parameters, sortGroup } from './groups.ts';
+import type { Parameters } from '../kernel/grid.ts';
+import { type Constraints, type Group, sortGroup } from './groups.ts';
 
 /**
  * The scale as stored. No scale at all, or one below the precision of float32, becomes the smallest one; a float16 scale
- * that is merely too small stays so, and makes `solveGroups` turn to float32.
+ * that is merely too small stays so, and makes `solveMatrix` turn to float32.
  */
 function stored(exact: number, { round, smallestScale }: Constraints): number {
   return exact < 2 ** -126 ? smallestScale : round(exact);

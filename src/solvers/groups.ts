@@ -1,12 +1,19 @@
-/** The walk that solvers share: group by group of weights with common parameters, then codes with these as stored. */
+/** The frame that solvers share: parameters of all groups of weights, then codes with these as stored. */
 import { HalftoneError } from '../base/errors.ts';
 import { type IntFormat, intFormatOf } from '../formats/index.ts';
-import { parameterLayout, type QuantizedMatrix } from '../formats/quantized.ts';
+import type { QuantizedMatrix } from '../formats/quantized.ts';
 import { checkScheme, type Scheme } from '../formats/scheme.ts';
-import { quantizeMatrix } from '../kernel/matrix.ts';
-import { reference } from '../kernel/reference.ts';
-import { codeRange } from '../ranges/index.ts';
-import { floatToHalf, halfToFloat } from '../tensor/half.ts';
+import {
+  type BlockLayout,
+  bestKernel,
+  type Grid,
+  type Kernel,
+  type Parameters,
+  quantizeMatrix,
+  roundStored,
+} from '../kernel/index.ts';
+import { blockLayout } from '../kernel/matrix.ts';
+import { codeRange, symmetricZeroPoint } from '../ranges/index.ts';
 import type { SolveOptions } from './solver.ts';
 
 /**
@@ -24,29 +31,28 @@ export interface Group {
 }
 
 /** What a group's parameters must obey. */
-export interface Constraints {
+export interface Constraints extends Grid {
   readonly format: IntFormat;
-  readonly symmetric: boolean;
-  readonly floatZeroPoint: boolean;
-  /** The codes that may be used. */
-  readonly min: number;
-  readonly max: number;
-  readonly reduceRange: boolean;
-  readonly positiveScale: boolean;
   /** Rounds to the type that scales and float zero points are stored in. */
   round(value: number): number;
   /** The smallest scale of that type which keeps its precision: what stands for no scale at all. */
   readonly smallestScale: number;
 }
 
-/** Scale and zero point of a group. `find` writes them here, already rounded. */
-export interface Parameters {
-  scale: number;
-  zeroPoint: number;
+/** Finds the parameters of one group, and writes them to `found`, already rounded. */
+export type Find = (group: Group, constraints: Constraints, found: Parameters) => void;
+
+/** Weights as a kernel sees them. */
+export interface Weights {
+  readonly kernel: Kernel;
+  readonly values: Float32Array;
+  readonly layout: BlockLayout;
+  /** Importance of the columns, from the first on and over again. */
+  readonly importance?: Float32Array;
 }
 
-/** Finds the parameters of one group. */
-export type Find = (group: Group, constraints: Constraints, found: Parameters) => void;
+/** Writes the parameters of all groups, already rounded; NaN as the scale of groups that are not finite. */
+export type Fill = (weights: Weights, constraints: Constraints, scales: Float32Array, zeroPoints: Float32Array) => void;
 
 /** The float16 scales that keep their precision: from just above the smallest normal number, 2^−14, to the largest. */
 const halfScale = { min: 6.2e-5, max: 65504 };
@@ -57,24 +63,25 @@ const smallestFloat = 2 ** -126;
 /** Beyond it a float16 zero point is no longer exact to one code. */
 const largestHalfZeroPoint = 2048;
 
-function isStorable({ scale, zeroPoint }: Parameters, type: Scheme['scaleType']): boolean {
+function isStorable(scale: number, zeroPoint: number, type: Scheme['scaleType']): boolean {
   if (type === 'float32') return true;
   const magnitude = Math.abs(scale);
   return magnitude >= halfScale.min && magnitude <= halfScale.max && Math.abs(zeroPoint) <= largestHalfZeroPoint;
 }
 
-const roundToHalf = (value: number) => halfToFloat(floatToHalf(value));
-
-function checkInputs(values: Float32Array, rows: number, columns: number, importance: Float32Array | undefined): void {
-  if (values.length !== rows * columns) {
-    throw new HalftoneError('internal', `weights: expected ${rows}×${columns} numbers, got ${values.length}`);
-  }
-  const { nan, positiveInfinity, negativeInfinity } = reference.extent(values);
+function checkFinite(values: Float32Array, kernel: Kernel): void {
+  const { nan, positiveInfinity, negativeInfinity } = kernel.extent(values);
   if (nan + positiveInfinity + negativeInfinity > 0) {
     throw new HalftoneError(
       'invalid-file',
       `weights: expected finite numbers, got ${nan} NaN and ${positiveInfinity + negativeInfinity} infinite ones`,
     );
+  }
+}
+
+function checkInputs(values: Float32Array, rows: number, columns: number, importance: Float32Array | undefined): void {
+  if (values.length !== rows * columns) {
+    throw new HalftoneError('internal', `weights: expected ${rows}×${columns} numbers, got ${values.length}`);
   }
   if (importance === undefined) return;
   if (importance.length !== columns) {
@@ -92,67 +99,80 @@ function allowedCodes(format: IntFormat, symmetric: boolean, reduceRange: boolea
 }
 
 /**
- * Runs `find` on every group of a matrix and quantizes with what it found. Where float16 cannot hold a scale, the
- * whole matrix is solved again with float32 scales.
+ * Quantizes a matrix with the parameters that `fill` chooses. Where float16 cannot hold them, all are chosen again with
+ * float32 scales.
  */
-export function solveGroups(
+export function solveMatrix(
   values: Float32Array,
   rows: number,
   columns: number,
   scheme: Scheme,
   options: SolveOptions,
-  find: Find,
+  fill: Fill,
 ): QuantizedMatrix {
   checkScheme(scheme);
   const format = intFormatOf(scheme.format);
-  const { importance, reduceRange = false, positiveScale = false } = options;
+  const { scaleType, symmetric } = scheme;
+  const { importance, reduceRange = false, positiveScale = false, kernel = bestKernel() } = options;
   checkInputs(values, rows, columns, importance);
-  const { blockSize, perRow, count } = parameterLayout(scheme, rows, columns);
+  const layout = blockLayout(scheme, rows, columns);
   const constraints: Constraints = {
     format,
-    symmetric: scheme.symmetric,
+    symmetric,
+    zeroPoint: symmetric ? symmetricZeroPoint(format, { reduceRange }) : 0,
     floatZeroPoint: scheme.zeroPointType === 'float',
-    ...allowedCodes(format, scheme.symmetric, reduceRange),
-    reduceRange,
+    ...allowedCodes(format, symmetric, reduceRange),
+    scaleType,
     positiveScale: positiveScale || format.bits >= 8,
-    round: scheme.scaleType === 'float16' ? roundToHalf : Math.fround,
-    smallestScale: scheme.scaleType === 'float16' ? 2 ** -13 : smallestFloat,
+    round: (value) => roundStored(value, scaleType),
+    smallestScale: scaleType === 'float16' ? 2 ** -13 : smallestFloat,
   };
-  const whole = perRow === 0;
-  const room = whole ? rows * columns : Math.min(blockSize, columns);
-  const group: Group = {
-    length: 0,
-    values: new Float64Array(room),
-    importance: new Float64Array(room).fill(1),
-    uniform: importance === undefined,
-  };
+  const count = layout.rows * Math.ceil(layout.columns / layout.blockSize);
   const scales = new Float32Array(count);
   const zeroPoints = new Float32Array(count);
-  const found: Parameters = { scale: 1, zeroPoint: 0 };
-  for (let index = 0; index < count; index++) {
-    const row = whole ? 0 : Math.floor(index / perRow);
-    const column = whole ? 0 : (index - row * perRow) * blockSize;
-    group.length = whole ? room : Math.min(blockSize, columns - column);
-    const start = row * columns + column;
-    for (let i = 0; i < group.length; i++) group.values[i] = values[start + i];
-    if (importance) weigh(group, importance, column, columns);
-    find(group, constraints, found);
-    if (!isStorable(found, scheme.scaleType)) {
-      return solveGroups(values, rows, columns, { ...scheme, scaleType: 'float32' }, options, find);
-    }
-    scales[index] = found.scale;
-    zeroPoints[index] = found.zeroPoint;
+  fill({ kernel, values, layout, importance }, constraints, scales, zeroPoints);
+  if (scales.some(Number.isNaN)) checkFinite(values, kernel);
+  if (!scales.every((scale, index) => isStorable(scale, zeroPoints[index], scaleType))) {
+    return solveMatrix(values, rows, columns, { ...scheme, scaleType: 'float32' }, options, fill);
   }
-  return quantizeMatrix(values, rows, columns, scheme, scales, zeroPoints, constraints);
+  return quantizeMatrix(values, rows, columns, scheme, scales, zeroPoints, constraints, kernel);
+}
+
+/** Runs `find` on one group after the other. */
+export function eachGroup(find: Find): Fill {
+  return ({ kernel, values, layout, importance }, constraints, scales, zeroPoints) => {
+    checkFinite(values, kernel);
+    const { rows, columns, blockSize } = layout;
+    const room = Math.min(blockSize, columns);
+    const group: Group = {
+      length: 0,
+      values: new Float64Array(room),
+      importance: new Float64Array(room).fill(1),
+      uniform: importance === undefined,
+    };
+    const found: Parameters = { scale: 1, zeroPoint: 0 };
+    let index = 0;
+    for (let row = 0; row < rows; row++) {
+      for (let column = 0; column < columns; column += blockSize) {
+        group.length = Math.min(blockSize, columns - column);
+        const start = row * columns + column;
+        for (let i = 0; i < group.length; i++) group.values[i] = values[start + i];
+        if (importance) weigh(group, importance, column % importance.length);
+        find(group, constraints, found);
+        scales[index] = found.scale;
+        zeroPoints[index++] = found.zeroPoint;
+      }
+    }
+  };
 }
 
 /** Fills in a group's importance; if all of it is zero, everything counts the same. */
-function weigh(group: Group, importance: Float32Array, column: number, columns: number): void {
+function weigh(group: Group, importance: Float32Array, column: number): void {
   let sum = 0;
   for (let i = 0, c = column; i < group.length; i++) {
     group.importance[i] = importance[c];
     sum += importance[c];
-    c = c + 1 === columns ? 0 : c + 1;
+    c = c + 1 === importance.length ? 0 : c + 1;
   }
   if (sum === 0) group.importance.fill(1, 0, group.length);
 }

@@ -1,7 +1,9 @@
 /** `rtn`: round to nearest on the grid that covers a range of the weights themselves. */
-import { affineParameters, type RangeOptions, rangeOf } from '../ranges/index.ts';
+import { intFormatOf } from '../formats/index.ts';
+import { coverInterval } from '../kernel/index.ts';
+import { type RangeOptions, rangeOf } from '../ranges/index.ts';
 import { findSigned, findTwoLevels } from './binary.ts';
-import { type Constraints, type Find, solveGroups } from './groups.ts';
+import { eachGroup, type Fill, type Find, solveMatrix } from './groups.ts';
 import type { Solver } from './solver.ts';
 
 /** The finder for one-bit formats, which need no range. */
@@ -9,27 +11,20 @@ export function binaryFinder({ symmetric }: { readonly symmetric: boolean }): Fi
   return symmetric ? findSigned : findTwoLevels;
 }
 
-/** Writes the parameters of the grid from `low` to `high`, with the stored scale and a zero point to go with it. */
-export function coverInterval(
-  low: number,
-  high: number,
-  constraints: Constraints,
-  found: { scale: number; zeroPoint: number },
-): void {
-  const { format, symmetric, reduceRange, floatZeroPoint, min, round } = constraints;
-  const { scale, zeroPoint } = affineParameters({ min: low, max: high }, format, symmetric, { reduceRange });
-  found.scale = round(scale);
-  found.zeroPoint = floatZeroPoint ? round(min - Math.min(low, 0) / found.scale) : zeroPoint;
-}
+/** The parameters that cover each group whole. */
+const coverAll: Fill = ({ kernel, values, layout }, constraints, scales, zeroPoints) =>
+  kernel.cover(values, layout, constraints, scales, zeroPoints);
 
 export const rtn: Solver<'rtn'> = {
   id: 'rtn',
   summary: 'round to nearest within the range of the weights',
   solve(values, rows, columns, scheme, options = {}) {
+    const { bits } = intFormatOf(scheme.format);
     const range = rangeOf(options.range ?? 'min-max');
+    if (bits > 1 && range.isExtent) return solveMatrix(values, rows, columns, scheme, options, coverAll);
     let single = new Float32Array(0);
     const find: Find = (group, constraints, found) => {
-      if (constraints.format.bits === 1) {
+      if (bits === 1) {
         binaryFinder(constraints)(group, constraints, found);
         return;
       }
@@ -40,6 +35,6 @@ export const rtn: Solver<'rtn'> = {
       const { min, max } = range.chooseFrom(single, rangeOptions);
       coverInterval(min, max, constraints, found);
     };
-    return solveGroups(values, rows, columns, scheme, options, find);
+    return solveMatrix(values, rows, columns, scheme, options, eachGroup(find));
   },
 };

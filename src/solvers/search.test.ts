@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { createGaussian, createRandom } from '../base/random.ts';
 import { parseScheme } from '../formats/scheme.ts';
 import { dequantizeMatrix, matrixError, signalToNoise } from '../kernel/index.ts';
-import { solveGroups, sortGroup } from './groups.ts';
+import { eachGroup, solveMatrix, sortGroup } from './groups.ts';
 import { solverOf } from './index.ts';
 import { floatZeroFit, integerZeroFit, type Method, symmetricFit } from './search.ts';
 
@@ -13,12 +13,19 @@ const normal = Float32Array.from({ length: count }, createGaussian(createRandom(
 
 /** The ratio that one method alone reaches. */
 function ratioOf(method: Method, text: string): number {
-  const matrix = solveGroups(normal, count / columns, columns, parseScheme(text), {}, (group, constraints, found) => {
-    sortGroup(group);
-    if (!method(group, constraints, found)) throw new Error('found nothing');
-    found.scale = constraints.round(found.scale);
-    if (constraints.floatZeroPoint) found.zeroPoint = constraints.round(found.zeroPoint);
-  });
+  const matrix = solveMatrix(
+    normal,
+    count / columns,
+    columns,
+    parseScheme(text),
+    {},
+    eachGroup((group, constraints, found) => {
+      sortGroup(group);
+      if (!method(group, constraints, found)) throw new Error('found nothing');
+      found.scale = constraints.round(found.scale);
+      if (constraints.floatZeroPoint) found.zeroPoint = constraints.round(found.zeroPoint);
+    }),
+  );
   return signalToNoise(normal, matrix);
 }
 

@@ -3,9 +3,9 @@
  * (ALGORITHMS 2.5; make_qx_quants and make_qkx3_quants of ggml-quants.c).
  */
 import { roundingMagic } from '../base/round.ts';
-import { symmetricZeroPoint } from '../ranges/index.ts';
-import { type Constraints, type Find, type Group, type Parameters, solveGroups, sortGroup } from './groups.ts';
-import { binaryFinder, coverInterval } from './rtn.ts';
+import { coverInterval, type Parameters } from '../kernel/index.ts';
+import { type Constraints, eachGroup, type Find, type Group, solveMatrix, sortGroup } from './groups.ts';
+import { binaryFinder } from './rtn.ts';
 import type { Solver } from './solver.ts';
 
 /** A constant of this module: loops reach it faster than an imported one under some loaders. */
@@ -126,8 +126,7 @@ const shrinks = Array.from({ length: 21 }, (_, i) => 1 - 0.025 * i);
  * opposite sign of that weight; with `positiveScale` near the highest code, shrinking from there.
  */
 export const symmetricFit: Method = (group, constraints, found) => {
-  const { format, min, max, positiveScale, reduceRange } = constraints;
-  const zeroPoint = symmetricZeroPoint(format, { reduceRange });
+  const { min, max, positiveScale, zeroPoint } = constraints;
   const low = min - zeroPoint;
   const high = max - zeroPoint;
   extremes(group);
@@ -272,6 +271,6 @@ export const search: Solver<'search'> = {
       chosen ??= constraints.format.bits === 1 ? binaryFinder(constraints) : findBest(methodsFor(constraints));
       chosen(group, constraints, found);
     };
-    return solveGroups(values, rows, columns, scheme, options, find);
+    return solveMatrix(values, rows, columns, scheme, options, eachGroup(find));
   },
 };

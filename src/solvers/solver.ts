@@ -1,6 +1,7 @@
 /** What a solver is: it finds codes and parameters for a matrix of weights. Solvers know no graph. */
 import type { QuantizedMatrix } from '../formats/quantized.ts';
 import type { Scheme } from '../formats/scheme.ts';
+import type { Kernel } from '../kernel/kernel.ts';
 import type { RangeId } from '../ranges/index.ts';
 
 export interface SolveOptions {
@@ -20,6 +21,8 @@ export interface SolveOptions {
    * magnitude lands on the lowest code whatever its sign. Default false.
    */
   readonly positiveScale?: boolean;
+  /** What does the loops; results do not depend on it. Default `bestKernel()`. */
+  readonly kernel?: Kernel;
 }
 
 /** An entry of the family. */

@@ -1,0 +1,10 @@
+/**
+ * The SIMD kernels, in AssemblyScript. Every export works on addresses in the module's memory, which the caller lays
+ * out (src/kernel/arena.ts), and gives what the method of the same name in src/kernel/reference.ts gives.
+ */
+
+export { cover } from './cover';
+export { blockExtents, extent } from './extent';
+export { pack, unpack } from './pack';
+export { dequantize, quantize } from './quantize';
+export { transpose1, transpose4 } from './transpose';

@@ -1,0 +1,106 @@
+/**
+ * A WebAssembly module's memory, laid out: the module's own data, an arena that arrays are copied into window by window,
+ * and the room that callers may fill themselves. Nothing grows.
+ */
+import type { Elements } from './kernel.ts';
+
+type Numbers = Elements | Float64Array;
+
+/** Where the arena begins; the module's data lies before it. */
+const arenaStart = 2 ** 16;
+
+/** The room begins here. */
+const roomStart = 6 * 2 ** 20;
+
+/** The largest region that `room` gives out of its own memory. Behind it the last 2 MiB catch reads beyond its end. */
+export const roomLimit = 16 * 2 ** 20;
+
+/** Elements of one window: with the codes made of them they stay in the second-level cache. */
+export const windowLimit = 2 ** 16;
+
+/** Bytes that a kernel may read or write behind an array. */
+const slack = 64;
+
+interface Pending {
+  readonly target: Numbers;
+  readonly start: number;
+  readonly address: number;
+  readonly count: number;
+}
+
+const bytesOf = (array: Numbers, start: number, count: number) =>
+  new Uint8Array(array.buffer, array.byteOffset + start * array.BYTES_PER_ELEMENT, count * array.BYTES_PER_ELEMENT);
+
+/** Addresses for arrays, valid from one `reset` to the next. */
+export class Arena {
+  readonly #bytes: Uint8Array;
+  #next = arenaStart;
+  #pending: Pending[] = [];
+
+  constructor(memory: WebAssembly.Memory) {
+    this.#bytes = new Uint8Array(memory.buffer);
+  }
+
+  /** See `Kernel.room`. */
+  room(bytes: number): Uint8Array {
+    return bytes <= roomLimit ? this.#bytes.subarray(roomStart, roomStart + bytes) : new Uint8Array(bytes);
+  }
+
+  /** Frees the whole arena. */
+  reset(): void {
+    this.#next = arenaStart;
+  }
+
+  /** Whether an array lies in this memory, so that it needs no copy. */
+  holds(array: Numbers): boolean {
+    return array.buffer === this.#bytes.buffer;
+  }
+
+  /** An address with room for some bytes. */
+  reserve(bytes: number): number {
+    const address = this.#next;
+    this.#next = (address + bytes + slack + 15) & ~15;
+    return address;
+  }
+
+  /** The address of elements to read. */
+  input(array: Numbers, start: number, count: number): number {
+    if (this.holds(array)) return array.byteOffset + start * array.BYTES_PER_ELEMENT;
+    return this.copy(array, start, count);
+  }
+
+  /** The address of a copy of elements, with zeros behind it. */
+  copy(array: Numbers, start: number, count: number): number {
+    const bytes = bytesOf(array, start, count);
+    const address = this.reserve(bytes.length);
+    this.#bytes.set(bytes, address);
+    this.#bytes.fill(0, address + bytes.length, this.#next);
+    return address;
+  }
+
+  /** Copies elements to an address. */
+  store(address: number, array: Numbers, start: number, count: number): void {
+    this.#bytes.set(bytesOf(array, start, count), address);
+  }
+
+  /** The address to write elements to; `deliver` brings them to the array if it lies elsewhere. */
+  output(target: Numbers, start: number, count: number): number {
+    if (this.holds(target)) return target.byteOffset + start * target.BYTES_PER_ELEMENT;
+    const address = this.reserve(count * target.BYTES_PER_ELEMENT);
+    this.#pending.push({ target, start, address, count });
+    return address;
+  }
+
+  /** Copies all outputs to where they belong, and frees the arena. */
+  deliver(): void {
+    for (const { target, start, address, count } of this.#pending) this.fetch(address, target, start, count);
+    this.#pending = [];
+    this.reset();
+  }
+
+  /** Copies elements at an address into an array. */
+  fetch(address: number, target: Numbers, start: number, count: number): void {
+    const bytes = count * target.BYTES_PER_ELEMENT;
+    bytesOf(target, start, count).set(this.#bytes.subarray(address, address + bytes));
+  }
+}

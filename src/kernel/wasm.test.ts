@@ -1,0 +1,305 @@
+/** The WebAssembly kernels give what the reference gives: bit for bit, or within stated bounds. */
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { createGaussian, createRandom } from '../base/random.ts';
+import type { Codes } from '../formats/quantized.ts';
+import { bestKernel, createWasmKernel, type Elements, type Grid, reference } from './index.ts';
+
+const wasm = createWasmKernel();
+const seed = 20_25;
+
+/** Floats of every kind: ordinary ones, and those that have caused trouble. */
+const special = [
+  0,
+  -0,
+  Number.NaN,
+  Infinity,
+  -Infinity,
+  1e-45,
+  -1e-45,
+  2 ** -126,
+  3.4028234663852886e38,
+  -1e38,
+  0.5,
+  2.5,
+];
+
+interface Matrix {
+  readonly rows: number;
+  readonly columns: number;
+  readonly blockSize: number;
+  readonly values: Float32Array;
+}
+
+/** An array that does not begin where its buffer does. */
+function shifted<T extends Elements>(values: T, offset: number): T {
+  const type = values.constructor as new (length: number) => T;
+  const room = new type(values.length + offset + 3);
+  const view = room.subarray(offset, offset + values.length) as T;
+  view.set(values);
+  return view;
+}
+
+/** Matrices whose values are Gaussian, with a share of special ones. */
+function matrices(finite: boolean, largest = 70): fc.Arbitrary<Matrix> {
+  const side = fc.oneof(
+    { weight: 4, arbitrary: fc.integer({ min: 1, max: largest }) },
+    fc.constantFrom(16, 32, 64, 128),
+  );
+  return fc
+    .record({
+      rows: fc.integer({ min: 1, max: 9 }),
+      columns: side,
+      blockSize: fc.oneof(side, fc.constantFrom(1, 2, 3, 32, 1000)),
+      offset: fc.integer({ min: 0, max: 3 }),
+      share: fc.constantFrom(0, 0, 0.02, 0.5),
+      exponent: fc.constantFrom(0, 0, 0, -6, 6, -30, 30, -130, 120),
+      seed: fc.integer({ min: 0, max: 2 ** 30 }),
+    })
+    .map(({ rows, columns, blockSize, offset, share, exponent, seed: own }) => {
+      const random = createRandom(own);
+      const gaussian = createGaussian(random);
+      const values = Float32Array.from({ length: rows * columns }, () => {
+        const drawn = gaussian() * 2 ** exponent;
+        if (random() >= share) return drawn;
+        const odd = special[Math.floor(random() * special.length)];
+        return finite && !Number.isFinite(odd) ? 0 : odd;
+      });
+      return { rows, columns, blockSize, values: shifted(values, offset) };
+    });
+}
+
+const bits = (values: Float32Array) => new Uint32Array(values.buffer, values.byteOffset, values.length);
+
+/** Bit for bit, except that every NaN is the same. */
+function expectSame(actual: Float32Array, expected: Float32Array): void {
+  const [a, b] = [bits(actual), bits(expected)];
+  const wrong = a.findIndex((word, i) => word !== b[i] && !(Number.isNaN(actual[i]) && Number.isNaN(expected[i])));
+  if (wrong >= 0) throw new Error(`element ${wrong}: expected ${expected[wrong]}, got ${actual[wrong]}`);
+}
+
+function expectEqual(actual: ArrayLike<number>, expected: ArrayLike<number>): void {
+  if (actual.length !== expected.length) throw new Error(`expected ${expected.length} elements, got ${actual.length}`);
+  for (let i = 0; i < expected.length; i++) {
+    if (actual[i] !== expected[i]) throw new Error(`element ${i}: expected ${expected[i]}, got ${actual[i]}`);
+  }
+}
+
+const parametersOf = ({ rows, columns, blockSize }: Matrix) => rows * Math.ceil(columns / blockSize);
+
+/** The grids of all integer formats. */
+const grids: Grid[] = [2, 3, 4, 8, 16].flatMap((width) =>
+  [true, false].flatMap((signed) =>
+    (['sym', 'asym', 'float'] as const).flatMap((kind) =>
+      (['float16', 'float32'] as const).map((scaleType): Grid => {
+        const min = signed ? -(2 ** (width - 1)) : 0;
+        const max = min + 2 ** width - 1;
+        const symmetric = kind === 'sym';
+        return {
+          min: symmetric && width >= 8 ? min + 1 : min,
+          max,
+          symmetric,
+          zeroPoint: signed ? 0 : 2 ** (width - 1),
+          floatZeroPoint: kind === 'float',
+          scaleType,
+          positiveScale: width >= 8,
+        };
+      }),
+    ),
+  ),
+);
+const grid = fc.constantFrom(...grids);
+
+const codesFor = ({ min, max }: { min: number; max: number }, count: number): Codes => {
+  if (max - min > 255) return min < 0 ? new Int16Array(count) : new Uint16Array(count);
+  return min < 0 ? new Int8Array(count) : new Uint8Array(count);
+};
+
+describe('extents and covering grids', () => {
+  it('are those of the reference', () => {
+    fc.assert(
+      fc.property(matrices(false), grid, (matrix, drawn) => {
+        expect(wasm.extent(matrix.values)).toEqual(reference.extent(matrix.values));
+        const count = parametersOf(matrix);
+        const [a, b, c, d] = Array.from({ length: 4 }, () => new Float32Array(count));
+        wasm.blockExtents(matrix.values, matrix, a, b);
+        reference.blockExtents(matrix.values, matrix, c, d);
+        expectSame(a, c);
+        expectSame(b, d);
+        wasm.cover(matrix.values, matrix, drawn, a, b);
+        reference.cover(matrix.values, matrix, drawn, c, d);
+        expectSame(a, c);
+        expectSame(b, d);
+      }),
+      { seed, numRuns: 3000 },
+    );
+  });
+});
+
+describe('codes', () => {
+  const zeroPoints = fc.constantFrom(0, 3, -8, 0.5, 7.25, -1e-3, 300, 1e9, 2 ** 21, Number.NaN);
+
+  it('are those of the reference, there and back', () => {
+    fc.assert(
+      fc.property(
+        matrices(false),
+        grid,
+        zeroPoints,
+        fc.constantFrom(1, 0.1, -0.37, 0, 1e-40),
+        (matrix, drawn, zero, scale) => {
+          const count = parametersOf(matrix);
+          const scales = shifted(
+            Float32Array.from({ length: count }, (_, i) => scale * (1 + i)),
+            1,
+          );
+          const zeros = Float32Array.from({ length: count }, (_, i) => zero + (i % 3));
+          const [own, expected] = [codesFor(drawn, matrix.values.length), codesFor(drawn, matrix.values.length)];
+          wasm.quantize(matrix.values, matrix, scales, zeros, drawn.min, drawn.max, own);
+          reference.quantize(matrix.values, matrix, scales, zeros, drawn.min, drawn.max, expected);
+          expectEqual(own, expected);
+          const [back, expectedBack] = [new Float32Array(own.length), new Float32Array(own.length)];
+          wasm.dequantize(own, matrix, scales, zeros, back);
+          reference.dequantize(own, matrix, scales, zeros, expectedBack);
+          expectSame(back, expectedBack);
+        },
+      ),
+      { seed, numRuns: 3000 },
+    );
+  });
+
+  it('are packed and unpacked alike', () => {
+    const widths = fc.integer({ min: 1, max: 8 });
+    fc.assert(
+      fc.property(
+        widths,
+        fc.boolean(),
+        fc.integer({ min: 0, max: 200 }),
+        fc.nat(3),
+        (width, signed, length, offset) => {
+          const random = createRandom(length * 8 + width);
+          const codes = shifted(signed ? new Int8Array(length) : new Uint8Array(length), offset);
+          for (let i = 0; i < length; i++) codes[i] = random() * 256 - (signed ? 128 : 0);
+          const bytes = wasm.pack(codes, width);
+          expectEqual(bytes, reference.pack(codes, width));
+          expectEqual(
+            wasm.unpack(shifted(bytes, offset), width, signed, length),
+            reference.unpack(bytes, width, signed, length),
+          );
+        },
+      ),
+      { seed, numRuns: 3000 },
+    );
+  });
+});
+
+describe('transpose', () => {
+  it('turns elements of one, two and four bytes over', () => {
+    fc.assert(
+      fc.property(
+        fc.integer({ min: 1, max: 70 }),
+        fc.integer({ min: 1, max: 70 }),
+        fc.nat(2),
+        (rows, columns, offset) => {
+          const random = createRandom(rows * 100 + columns);
+          for (const make of [Uint8Array, Uint16Array, Float32Array]) {
+            const values = shifted<Elements>(new make(rows * columns), offset);
+            for (let i = 0; i < values.length; i++) values[i] = random() * 65536;
+            const [own, expected] = [shifted<Elements>(new make(values.length), offset), new make(values.length)];
+            wasm.transpose<Elements>(values, rows, columns, own);
+            reference.transpose<Elements>(values, rows, columns, expected);
+            expectEqual(own, expected);
+          }
+        },
+      ),
+      { seed, numRuns: 500 },
+    );
+  });
+});
+
+describe('arrays larger than the arena', () => {
+  const gaussian = createGaussian(createRandom(4));
+  const count = 26 * 15_201;
+  const values = Float32Array.from({ length: count }, gaussian);
+
+  it.each([
+    [1, count, count],
+    [1, count, 32],
+    [1, count, 100_000],
+    [2, count / 2, 99_999],
+    [count / 2, 2, 2],
+    [count / 26, 26, 7],
+  ])('are worked on in windows: %i×%i in blocks of %i', (rows, columns, blockSize) => {
+    const matrix = { rows, columns, blockSize, values };
+    const parameters = parametersOf(matrix);
+    for (const drawn of [grids[12], grids[14], grids[16]]) {
+      const [a, b, c, d] = Array.from({ length: 4 }, () => new Float32Array(parameters));
+      wasm.cover(values, matrix, drawn, a, b);
+      reference.cover(values, matrix, drawn, c, d);
+      expectSame(a, c);
+      expectSame(b, d);
+      const [own, expected] = [codesFor(drawn, count), codesFor(drawn, count)];
+      wasm.quantize(values, matrix, a, b, drawn.min, drawn.max, own);
+      reference.quantize(values, matrix, a, b, drawn.min, drawn.max, expected);
+      expectEqual(own, expected);
+      const [back, expectedBack] = [new Float32Array(count), new Float32Array(count)];
+      wasm.dequantize(own, matrix, a, b, back);
+      reference.dequantize(own, matrix, a, b, expectedBack);
+      expectSame(back, expectedBack);
+      wasm.blockExtents(values, matrix, a, b);
+      reference.blockExtents(values, matrix, c, d);
+      expectSame(a, c);
+      expectSame(b, d);
+    }
+  });
+
+  it('are packed, unpacked, turned over and looked through', () => {
+    const codes = Int8Array.from(values, (value) => value * 4);
+    const packed = reference.pack(codes, 5);
+    expectEqual(wasm.pack(codes, 5), packed);
+    expectEqual(wasm.unpack(packed, 5, true, count), reference.unpack(packed, 5, true, count));
+    expect(wasm.extent(values)).toEqual(reference.extent(values));
+    for (const [rows, columns] of [
+      [3, 131_072],
+      [131_072, 3],
+      [600, 655],
+      [1100, 357],
+    ]) {
+      const part = values.subarray(0, rows * columns);
+      for (const matrix of [part, new Uint8Array(part.buffer, 1, part.length)]) {
+        const [own, expected] = [matrix.slice(), matrix.slice()];
+        wasm.transpose<Elements>(matrix, rows, columns, own);
+        reference.transpose<Elements>(matrix, rows, columns, expected);
+        expectEqual(own, expected);
+      }
+    }
+  });
+});
+
+describe('room', () => {
+  it('is aligned memory that kernels work on in place', () => {
+    for (const kernel of [wasm, reference]) {
+      const bytes = kernel.room(4096);
+      expect([bytes.length, bytes.byteOffset % 16]).toEqual([4096, 0]);
+      const values = new Float32Array(bytes.buffer, bytes.byteOffset, 1024);
+      for (let i = 0; i < values.length; i++) values[i] = Math.sin(i);
+      const layout = { rows: 8, columns: 128, blockSize: 32 };
+      const [scales, zeroPoints] = [new Float32Array(32), new Float32Array(32)];
+      kernel.cover(values, layout, grids[12], scales, zeroPoints);
+      const codes = new Int8Array(1024);
+      kernel.quantize(values, layout, scales, zeroPoints, -8, 7, codes);
+      const expected = new Int8Array(1024);
+      reference.quantize(values.slice(), layout, scales, zeroPoints, -8, 7, expected);
+      expectEqual(codes, expected);
+      kernel.transpose(values.subarray(0, 512), 16, 32, values.subarray(512));
+      expect(values[512 + 16]).toBe(values[1]);
+    }
+    expect(wasm.room(16).buffer).toBe(wasm.room(16 * 2 ** 20).buffer);
+    expect(wasm.room(16 * 2 ** 20 + 1).length).toBe(16 * 2 ** 20 + 1);
+    expect(wasm.room(16).buffer.byteLength).toBeLessThanOrEqual(24 * 2 ** 20);
+  });
+});
+
+it('bestKernel is one, and WebAssembly here', () => {
+  expect(bestKernel().id).toBe('wasm');
+  expect(bestKernel()).toBe(bestKernel());
+});
