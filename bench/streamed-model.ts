@@ -58,7 +58,7 @@ export function writeStreamed(path: string, content: StreamedModel, { seed, inli
   if (inline && bytes > maxMessageBytes - 2 ** 24) {
     throw new Error(`${path}: expected less than 2 GiB in one file, got ${bytes} bytes; leave out --inline`);
   }
-  const numbers = createNumbers(seed, Math.min(blockLength, bytes >> 2));
+  const numbers = createNumbers(seed, Math.min(blockLength, bytes / 4));
   if (inline) writeInline(path, content, numbers);
   else writeExternal(path, content, numbers);
 }
