@@ -60,11 +60,10 @@ export async function killsTable({ program, folder, gigabytes, kills, seed }: Ki
       const moment = random() * seconds;
       const place = join(folder, `kill-${kill}`);
       mkdirSync(place);
-      await killOnce(quantizing(program, model, join(place, output), more), moment, place, whole, tally);
-      if (resumes) {
-        const args = quantizing(program, model, join(place, output), [...more, '--resume']);
-        await resumeOnce(args, moment, place, whole, tally);
-      }
+      // A run keeps what it has finished only where it was asked to.
+      const args = quantizing(program, model, join(place, output), resumes ? [...more, '--resume'] : more);
+      await killOnce(args, moment, place, whole, tally);
+      if (resumes) await resumeOnce(args, moment, place, whole, tally);
       rmSync(place, { recursive: true });
     }
     const found = [...tally.broken, ...tally.different];
