@@ -54,6 +54,8 @@ test('a browser adds', async () => {
   expect(browser.filter((name) => !shared.includes(name)).sort()).toMatchInlineSnapshot(`
     [
       "createRuntime",
+      "readModel",
+      "writeModel",
     ]
   `);
 });

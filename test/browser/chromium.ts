@@ -1,5 +1,5 @@
 /** Chromium, where it is installed, and a page in it whose every complaint is kept. */
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { type Browser, chromium, type Page } from 'playwright-core';
 
 /** Where systems put it: Debian, Ubuntu, Fedora, macOS. */
@@ -31,6 +31,8 @@ export interface OpenPage {
   readonly page: Page;
   /** Errors and warnings of the page and its workers, and requests that failed. */
   readonly complaints: readonly string[];
+  /** MiB that the page's process has held at most, its workers included; undefined where the system does not tell. */
+  peakMemory(): Promise<number | undefined>;
   close(): Promise<void>;
 }
 
@@ -48,5 +50,17 @@ export async function openPage(url: string): Promise<OpenPage> {
     complaints.push(`request: ${request.url()} ${request.failure()?.errorText ?? ''}`),
   );
   await page.goto(url);
-  return { page, complaints, close: () => browser.close() };
+  return { page, complaints, peakMemory: () => peakMemory(browser), close: () => browser.close() };
+}
+
+async function peakMemory(browser: Browser): Promise<number | undefined> {
+  const session = await browser.newBrowserCDPSession();
+  const { processInfo } = await session.send('SystemInfo.getProcessInfo');
+  await session.detach();
+  const peaks = processInfo
+    .filter(({ type }) => type === 'renderer')
+    .map(({ id }) => `/proc/${id}/status`)
+    .filter((path) => existsSync(path))
+    .map((path) => Number(/^VmHWM:\s+(\d+) kB/m.exec(readFileSync(path, 'utf8'))?.[1]) / 1024);
+  return peaks.length > 0 ? Math.max(...peaks) : undefined;
 }

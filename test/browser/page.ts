@@ -1,10 +1,10 @@
-/** The page: hands tasks to its worker and gives back what the worker answers. */
+/** The page: hands chosen files and a task to its worker and gives back what the worker answers. */
 import type { Task } from './flow.ts';
-import type { Answer } from './worker.ts';
+import type { Answer, Question } from './worker.ts';
 
 declare global {
   interface Window {
-    /** Has the worker carry out one task. */
+    /** Has the worker carry out one task on the files that were chosen. */
     ask(task: Task): Promise<Answer>;
   }
 }
@@ -21,6 +21,7 @@ window.ask = (task) => {
   const answer = new Promise<Answer>((resolve) => {
     worker.onmessage = ({ data }: MessageEvent<Answer>) => resolve(data);
   });
-  worker.postMessage(task);
+  const files = [...(document.querySelector('input')?.files ?? [])];
+  worker.postMessage({ files, task } satisfies Question);
   return Promise.race([answer, failure]);
 };

@@ -21,7 +21,7 @@ const html = `<!doctype html>
 <meta charset="utf-8">
 <title>halftone</title>
 <link rel="icon" href="data:,">
-<input type="file">
+<input type="file" multiple>
 <script type="module" src="/page.js"></script>
 `;
 

@@ -1,9 +1,14 @@
-/** The page's worker: halftone and onnxruntime-web as an application bundles them. Answers one task at a time. */
-import { createRuntime, inputsOf, isHalftoneError, quantizeModel, readOnnx, Tensor, writeOnnx } from 'halftone';
+/** The page's worker: halftone and onnxruntime-web as an application bundles them. Answers one question at a time. */
+import { createRuntime, inputsOf, isHalftoneError, quantizeModel, readModel, Tensor, writeModel } from 'halftone';
 import * as ort from 'onnxruntime-web/wasm';
 import { carryOut, type Outcome, type Task } from './flow.ts';
 
-/** What comes back for a task. */
+export interface Question {
+  /** The model as the user chose it, and the files of its external data. */
+  readonly files: readonly File[];
+  readonly task: Task;
+}
+
 export type Answer = { readonly outcome: Outcome; readonly isolated: boolean } | { readonly error: string };
 
 ort.env.wasm.wasmPaths = '/onnxruntime/';
@@ -11,13 +16,14 @@ ort.env.wasm.wasmPaths = '/onnxruntime/';
 ort.env.wasm.numThreads = 2;
 const runtime = createRuntime(ort, 'onnxruntime-web', ort.env.versions.web ?? ort.env.versions.common);
 
-self.onmessage = async ({ data }: MessageEvent<Task>) => {
+self.onmessage = async ({ data }: MessageEvent<Question>) => {
   self.postMessage(await answer(data));
 };
 
-async function answer(task: Task): Promise<Answer> {
+async function answer({ files: [file, ...external], task }: Question): Promise<Answer> {
   try {
-    const outcome = await carryOut({ quantizeModel, readOnnx, writeOnnx, Tensor, inputsOf }, runtime, task);
+    const model = readModel(file, external);
+    const outcome = await carryOut({ quantizeModel, write: writeModel, Tensor, inputsOf }, runtime, model, task);
     return { outcome, isolated: self.crossOriginIsolated };
   } catch (error) {
     const code = isHalftoneError(error) ? `${error.code}: ` : '';
