@@ -1,5 +1,6 @@
 /** Node only: halftone with models on disk, ONNX Runtime found by itself, and data read from paths. */
 import { performance } from 'node:perf_hooks';
+import { openResources, type ResourceOptions } from './executors/resources.ts';
 import { readModel } from './files/onnx/node.ts';
 import { externalDataPath, writeModel } from './files/onnx/write-files.ts';
 import { refuseInputs } from './files/paths.ts';
@@ -7,7 +8,7 @@ import type { Model } from './graph/model.ts';
 import { type CompareOptions, type Comparison, compare as compareLoaded } from './pipeline/compare.ts';
 import { inputsOf } from './pipeline/inputs.ts';
 import { type Quantized, type QuantizeOptions, quantizeModel } from './pipeline/quantize.ts';
-import { openRuntime, type RuntimeId } from './runtime/node.ts';
+import { lazyRuntime, type RuntimeId } from './runtime/node.ts';
 import { type OpenOptions, openSamples } from './samples/node.ts';
 import { randomSamples } from './samples/random.ts';
 import type { Samples } from './samples/sample.ts';
@@ -21,7 +22,9 @@ export { openSamples, readLabels } from './samples/node.ts';
 /** A model: a path, or one that was read. */
 export type ModelSource = string | Model;
 
-export interface NodeQuantizeOptions extends Omit<QuantizeOptions, 'calibration'> {
+export interface NodeQuantizeOptions
+  extends Omit<QuantizeOptions, 'calibration' | 'executor' | 'openStore' | 'memory'>,
+    ResourceOptions {
   /** Where to write the result; nothing is written without it. */
   readonly output?: string;
   /** Samples, or a path to them: `.npz`, `.npy`, a folder, `.jsonl`, a module; `random` makes values up. */
@@ -36,7 +39,7 @@ export interface NodeQuantizeOptions extends Omit<QuantizeOptions, 'calibration'
  * @throws HalftoneError as `quantizeModel`, `readModel` and `openSamples`.
  */
 export async function quantize(source: ModelSource, options: NodeQuantizeOptions = {}): Promise<Quantized> {
-  const { output, calibration, preprocess, runtime: runtimeId, ...rest } = options;
+  const { output, calibration, preprocess, runtime: runtimeId, workers, maxMemory, resume, ...rest } = options;
   const read: string[] = [];
   const model = typeof source === 'string' ? readModel(source, (file) => read.push(file)) : source;
   if (output !== undefined) {
@@ -45,15 +48,27 @@ export async function quantize(source: ModelSource, options: NodeQuantizeOptions
     refuseInputs(`output ${output}`, output, read);
     refuseInputs(`output ${output}, tensors in ${externalDataPath(output)}`, externalDataPath(output), read);
   }
-  const runtime = await openRuntime(runtimeId);
+  const runtime = lazyRuntime(runtimeId);
   const samples = calibration === undefined ? undefined : await samplesOf(model, calibration, preprocess);
-  const result = await quantizeModel(
-    model,
-    { clock: () => performance.now(), ...rest, ...(samples ? { calibration: samples } : {}) },
-    runtime,
-  );
-  if (output !== undefined) writeModel(result.model, output);
-  return result;
+  const resources = openResources(model, read, output, {
+    ...(workers === undefined ? {} : { workers }),
+    ...(maxMemory === undefined ? {} : { maxMemory }),
+    resume: resume === true,
+    calibrates: samples !== undefined,
+  });
+  let finished = false;
+  try {
+    const result = await quantizeModel(
+      model,
+      { clock: () => performance.now(), ...rest, ...(samples ? { calibration: samples } : {}), ...resources },
+      runtime,
+    );
+    if (output !== undefined) writeModel(result.model, output);
+    finished = true;
+    return output === undefined ? result : { ...result, model: readModel(output) };
+  } finally {
+    await resources.close({ keep: !finished && resume === true });
+  }
 }
 
 export interface NodeCompareOptions extends CompareOptions {
@@ -71,7 +86,7 @@ export async function compare(
 ): Promise<Comparison> {
   const { data, preprocess, limit, runtime: runtimeId, ...rest } = options;
   const [a, b] = [float, quantized].map((source) => (typeof source === 'string' ? readModel(source) : source));
-  const runtime = await openRuntime(runtimeId);
+  const runtime = lazyRuntime(runtimeId);
   const samples = await samplesOf(a, data, preprocess, limit);
   return compareLoaded(a, b, samples, runtime, { clock: () => performance.now(), ...rest });
 }

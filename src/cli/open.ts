@@ -2,7 +2,7 @@
 import { HalftoneError } from '../base/errors.ts';
 import type { Model } from '../graph/model.ts';
 import { inputsOf } from '../pipeline/inputs.ts';
-import { openRuntime, type RuntimeId } from '../runtime/node.ts';
+import { lazyRuntime, type RuntimeId } from '../runtime/node.ts';
 import type { Runtime } from '../runtime/runtime.ts';
 import { labelsOf } from '../samples/labels.ts';
 import { openSamples, readLabels } from '../samples/node.ts';
@@ -10,16 +10,15 @@ import type { Samples } from '../samples/sample.ts';
 import { usage } from './failure.ts';
 import type { Terminal } from './terminal.ts';
 
-/** ONNX Runtime; says so when only the WebAssembly build is there and it was not asked for. */
-export async function runtimeFor(id: string | undefined, terminal: Terminal): Promise<Runtime> {
-  const runtime = await openRuntime(id as RuntimeId | undefined);
-  if (id === undefined && runtime.id === 'onnxruntime-web') {
+/** ONNX Runtime, loaded when it is needed; then says so when only the WebAssembly build is there and it was not asked for. */
+export function runtimeFor(id: string | undefined, terminal: Terminal): Runtime {
+  return lazyRuntime(id as RuntimeId | undefined, (runtime) => {
+    if (id !== undefined || runtime.id !== 'onnxruntime-web') return;
     terminal.warn(
       'the native ONNX Runtime is missing, so the slower WebAssembly build is used; ' +
         'npm install onnxruntime-node --ignore-scripts gives it',
     );
-  }
-  return runtime;
+  });
 }
 
 /** Lengths of dimensions by name. */

@@ -1,6 +1,7 @@
 /** Prints a plan: what each weight becomes and why. */
-import type { WeightResult } from '../pipeline/apply.ts';
+
 import type { Plan, WeightPlan } from '../pipeline/plan.ts';
+import type { WeightResult } from '../pipeline/report.ts';
 import { bytes, count, decibels, plural, ratio } from './numbers.ts';
 import { type Column, table } from './table.ts';
 import type { Terminal } from './terminal.ts';

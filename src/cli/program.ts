@@ -43,6 +43,24 @@ function decimal(text: string): number {
   throw new InvalidArgumentError(`Expected a number, got "${text}".`);
 }
 
+const units: Readonly<Record<string, number>> = {
+  '': 1,
+  k: 1e3,
+  m: 1e6,
+  g: 1e9,
+  ki: 2 ** 10,
+  mi: 2 ** 20,
+  gi: 2 ** 30,
+};
+
+/** Bytes of `500MB`, `2GiB`, `1.5g`. */
+function byteCount(text: string): number {
+  const [, number = '', unit = ''] = /^(\d+(?:\.\d+)?)\s*([kmg]?i?)b?$/i.exec(text.trim()) ?? [];
+  const factor = units[unit.toLowerCase()];
+  if (number !== '' && factor !== undefined) return Math.floor(Number(number) * factor);
+  throw new InvalidArgumentError(`Expected a number of bytes as 500MB or 2GiB, got "${text}".`);
+}
+
 /** Adds `NAME=SIZE` to the lengths given before it. */
 function dimension(text: string, before: Readonly<Record<string, number>> = {}): Record<string, number> {
   const at = text.lastIndexOf('=');
@@ -176,6 +194,12 @@ function makeProgram(terminal: Terminal): Command {
     .option('--json', 'print one JSON document instead')
     .option('-v, --verbose', 'list every weight tensor with what was done to it')
     .optionsGroup('Runtime:')
+    .option('--workers <n>', 'threads that quantize weights (default: one a core, at most 8)', wholeNumber(1))
+    .option('--max-memory <size>', 'resident memory not to exceed, as 500MB or 2GiB', byteCount)
+    .option(
+      '--resume',
+      'go on where an interrupted run with this output ended, and keep what is finished if interrupted',
+    )
     .option('--threads <n>', 'threads of ONNX Runtime (default: its own choice)', wholeNumber(1))
     .addOption(runtimeOption())
     .addHelpText('after', `${dataHelp}\n${exitHelp}`)

@@ -32,7 +32,7 @@ export function readFully(descriptor: number, target: Uint8Array, position: numb
  * still be the same.
  */
 export function fileSource(file: FileIdentity, offset: number, byteLength: number): ByteSource {
-  const readInto = (target: Uint8Array, start: number) => {
+  const readPieces = (target: Uint8Array, start: number, length: number, stride: number) => {
     const changed = (got: string, cause?: unknown) =>
       new HalftoneError(
         'missing-data',
@@ -48,16 +48,21 @@ export function fileSource(file: FileIdentity, offset: number, byteLength: numbe
     try {
       const { size, modified, inode } = identityOf(file.path, fstatSync(descriptor));
       if (size !== file.size || modified !== file.modified || inode !== file.inode) throw changed('another file');
-      const done = readFully(descriptor, target, offset + start);
-      if (done < target.byteLength) throw changed(`${done} bytes`);
+      for (let done = 0, from = offset + start; done < target.byteLength; done += length, from += stride) {
+        const piece = target.subarray(done, done + length);
+        if (readFully(descriptor, piece, from) < piece.byteLength) throw changed('fewer');
+      }
     } finally {
       closeSync(descriptor);
     }
   };
+  const readInto = (target: Uint8Array, start: number) =>
+    readPieces(target, start, target.byteLength, target.byteLength);
   return {
     byteLength,
     range: { file, offset, byteLength },
     readInto,
+    readStrided: readPieces,
     read(start = 0, end = byteLength) {
       const bytes = new Uint8Array(end - start);
       readInto(bytes, start);

@@ -1,5 +1,6 @@
 /** A quantized matrix: unpacked codes and the parameters that turn them back into numbers. */
 import { HalftoneError } from '../base/errors.ts';
+import type { ByteSource } from '../tensor/source.ts';
 import type { IntFormat } from './index.ts';
 import type { Scheme } from './scheme.ts';
 
@@ -22,6 +23,18 @@ export interface QuantizedMatrix {
   readonly scales: Float32Array;
   /** As many zero points: integers within the format's codes, or floats rounded to `scheme.scaleType`. */
   readonly zeroPoints: Float32Array;
+  /** Where the same numbers lie packed. Then the arrays above are made at each access: take them once. */
+  readonly stored?: StoredMatrix;
+}
+
+/** A quantized matrix as bytes. */
+export interface StoredMatrix {
+  /** Codes counted from the format's lowest, row-major, packed low bits first without padding; 16-bit ones as words. */
+  readonly codes: ByteSource;
+  /** Scales in `scheme.scaleType`. */
+  readonly scales: ByteSource;
+  /** The one zero point of all, or float32 values. */
+  readonly zeroPoints: number | ByteSource;
 }
 
 /** Room for `count` codes of a format. */

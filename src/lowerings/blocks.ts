@@ -5,7 +5,8 @@ import type { Graph } from '../graph/graph.ts';
 import type { Value } from '../graph/value.ts';
 import { reference } from '../kernel/index.ts';
 import { type DType, dtypes } from '../tensor/dtype.ts';
-import { type Shape, Tensor } from '../tensor/tensor.ts';
+import type { ByteSource } from '../tensor/source.ts';
+import { Tensor } from '../tensor/tensor.ts';
 import { op, sharedZeroPoint, unsignedCodes, unsignedZeroPoints } from './codes.ts';
 import type { SharedConstants } from './weight.ts';
 
@@ -24,16 +25,18 @@ export function middleCode(bits: number): number {
  * for 0 whatever it is multiplied with.
  * @returns rows·paddedColumns·bits/8 bytes
  */
-export function packedMatrix(matrix: QuantizedMatrix, paddedColumns: number): Uint8Array {
+export function packedMatrix(matrix: QuantizedMatrix, paddedColumns: number): Uint8Array | ByteSource {
   const { bits, min, max } = intFormatOf(matrix.scheme.format);
-  const { rows, columns } = matrix;
+  const { rows, columns, stored } = matrix;
+  if (stored && paddedColumns === columns) return stored.codes;
   const codes = unsignedCodes(matrix.codes, min);
   if (paddedColumns === columns) return reference.pack(codes, bits);
   const padded = new Uint8Array(rows * paddedColumns);
   const blocks = blocksPerRow(matrix);
+  const { zeroPoints } = matrix;
   for (let row = 0; row < rows; row++) {
     padded.set(codes.subarray(row * columns, (row + 1) * columns), row * paddedColumns);
-    const zeroPoint = Math.round(matrix.zeroPoints[(row + 1) * blocks - 1]);
+    const zeroPoint = Math.round(zeroPoints[(row + 1) * blocks - 1]);
     const fill = Math.min(Math.max(zeroPoint, min), max) - min;
     padded.fill(fill, row * paddedColumns + columns, (row + 1) * paddedColumns);
   }
@@ -66,7 +69,12 @@ export function packedZeroPoints(graph: Graph, name: string, matrix: QuantizedMa
 
 /** Scales of shape [rows, blocks] as `dtype`; stored as the scheme says, cast when the file is loaded. */
 export function blockScales(graph: Graph, name: string, matrix: QuantizedMatrix, dtype: 'float32' | 'float16'): Value {
-  return stored(graph, name, matrix.scales, [matrix.rows, blocksPerRow(matrix)], matrix.scheme.scaleType, dtype);
+  const { scaleType } = matrix.scheme;
+  const shape = [matrix.rows, blocksPerRow(matrix)];
+  const scales = matrix.stored
+    ? new Tensor(scaleType, shape, matrix.stored.scales)
+    : Tensor.float32(shape, matrix.scales).converted(scaleType);
+  return castTo(graph, graph.addInitializer(name, scales), dtype);
 }
 
 /** Float zero points of shape [rows, blocks], counted from the smallest code when the file is loaded. */
@@ -79,23 +87,16 @@ export function floatZeroPoints(
 ): Value {
   const { min } = intFormatOf(matrix.scheme.format);
   const shape = [matrix.rows, blocksPerRow(matrix)];
-  const value = stored(graph, name, matrix.zeroPoints, shape, matrix.scheme.scaleType, dtype);
+  const zeroPoints = Tensor.float32(shape, matrix.zeroPoints).converted(matrix.scheme.scaleType);
+  const value = castTo(graph, graph.addInitializer(name, zeroPoints), dtype);
   if (min === 0) return value;
   const offset = constants.get(`offset_${-min}_${dtype}`, () => Tensor.float32([], [-min]).converted(dtype));
   return op(graph, 'Add', [value, offset], `${name}/unsigned`);
 }
 
-function stored(
-  graph: Graph,
-  name: string,
-  numbers: Float32Array,
-  shape: Shape,
-  storedAs: 'float32' | 'float16',
-  dtype: DType,
-): Value {
-  const value = graph.addInitializer(name, Tensor.float32(shape, numbers).converted(storedAs));
-  if (storedAs === dtype) return value;
-  return op(graph, 'Cast', [value], `${name}/${dtype}`, { to: dtypes[dtype].onnx });
+function castTo(graph: Graph, value: Value, dtype: DType): Value {
+  if (value.tensor?.dtype === dtype) return value;
+  return op(graph, 'Cast', [value], `${value.name}/${dtype}`, { to: dtypes[dtype].onnx });
 }
 
 /** Bytes of codes, scales and zero points of a block-quantized matrix whose rows hold `paddedColumns` codes. */

@@ -151,8 +151,10 @@ export function scaleValue(
 
 /** True when every zero point is the same number, so that one stored number is enough. */
 export function sharedZeroPoint(matrix: QuantizedMatrix): number | undefined {
-  const first = matrix.zeroPoints[0];
-  return matrix.zeroPoints.every((zeroPoint) => zeroPoint === first) ? first : undefined;
+  if (typeof matrix.stored?.zeroPoints === 'number') return matrix.stored.zeroPoints;
+  const { zeroPoints } = matrix;
+  const first = zeroPoints[0];
+  return zeroPoints.every((zeroPoint) => zeroPoint === first) ? first : undefined;
 }
 
 /** Zero points counted from the smallest code, as unsigned codes are. */

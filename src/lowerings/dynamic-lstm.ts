@@ -66,12 +66,13 @@ function weightInputs(value: Value, matrix: QuantizedMatrix): WeightInputs {
   const [directions, gates] = value.tensor!.shape;
   const { columns, scheme } = matrix;
   const dtype = intFormatOf(scheme.format).signed ? 'int8' : 'uint8';
-  const codes = matrix.codes.slice();
+  const rowMajor = matrix.codes;
+  const codes = rowMajor.slice();
   for (let direction = 0; direction < directions; direction++) {
     const start = direction * gates * columns;
     for (let gate = 0; gate < gates; gate++) {
       for (let column = 0; column < columns; column++) {
-        codes[start + column * gates + gate] = matrix.codes[start + gate * columns + column];
+        codes[start + column * gates + gate] = rowMajor[start + gate * columns + column];
       }
     }
   }

@@ -46,7 +46,7 @@ export function lowerGatherBlock(weight: Weight, matrix: QuantizedMatrix): void 
   const { bits } = intFormatOf(scheme.format);
   const reason = refuses(weight, scheme);
   if (reason) throw new HalftoneError('internal', `weight "${name}": expected a table to gather from, got: ${reason}`);
-  const packed = Tensor.uint8([rows, (columns * bits) / 8], packedMatrix(matrix, columns));
+  const packed = new Tensor('uint8', [rows, (columns * bits) / 8], packedMatrix(matrix, columns));
   const codes = graph.addInitializer(`${name}/codes`, packed);
   const dtype = weight.tensor.dtype === 'float16' && scheme.scaleType === 'float16' ? 'float16' : 'float32';
   const scales = blockScales(graph, `${name}/scale`, matrix, dtype);

@@ -76,7 +76,10 @@ function packWeight(weight: Weight, matrix: QuantizedMatrix, constants: SharedCo
   if (reason) throw new HalftoneError('internal', `weight "${name}": expected one for MatMulNBits, got: ${reason}`);
   const blocks = blocksPerRow(matrix);
   const bytes = packedMatrix(matrix, blocks * blockSize);
-  const codes = graph.addInitializer(`${name}/codes`, Tensor.uint8([rows, blocks, (blockSize * bits) / 8], bytes));
+  const codes = graph.addInitializer(
+    `${name}/codes`,
+    new Tensor('uint8', [rows, blocks, (blockSize * bits) / 8], bytes),
+  );
   const dtype = weight.tensor.dtype === 'float16' && scheme.scaleType === 'float16' ? 'float16' : 'float32';
   const scales = blockScales(graph, `${name}/scale`, matrix, dtype);
   const zeroPoints =

@@ -1,82 +1,31 @@
-/** Carries out a plan: quantizes each weight and writes it into the graph. Pure computation, no runtime. */
-import { HalftoneError } from '../base/errors.ts';
+/** Carries out a plan: writes quantized weights into the graph. Pure computation, no runtime. */
 import { formatOf, intFormatOf } from '../formats/index.ts';
 import type { QuantizedMatrix } from '../formats/quantized.ts';
 import { formatScheme, parseScheme, type Scheme } from '../formats/scheme.ts';
 import type { Model } from '../graph/model.ts';
 import type { Node } from '../graph/node.ts';
 import type { Value } from '../graph/value.ts';
-import { matrixError, reference } from '../kernel/index.ts';
+import { bestKernel } from '../kernel/index.ts';
 import { cast } from '../lowerings/codes.ts';
 import { lowerDynamic, lowerDynamicLstm } from '../lowerings/dynamic.ts';
 import { lowerFoldAtLoad } from '../lowerings/fold-at-load.ts';
 import { lowerGatherBlock } from '../lowerings/gather-block.ts';
-import type { LoweringId } from '../lowerings/index.ts';
 import { lowerMatmulNbits } from '../lowerings/matmul-nbits.ts';
 import { lowerQdq } from '../lowerings/qdq.ts';
 import { SharedConstants, type Weight } from '../lowerings/weight.ts';
 import { decibels } from '../metrics/error.ts';
 import { eliminateDead } from '../passes/eliminate-dead.ts';
-import { solverOf } from '../solvers/index.ts';
-import { toMatrix } from '../tensor/matrix-view.ts';
-import { withBiasRoom } from './bias-room.ts';
-import type { Planning, WeightPlan } from './plan.ts';
-import type { Recipe } from './recipe.ts';
+import { Tensor } from '../tensor/tensor.ts';
+import type { Planning } from './plan.ts';
+import type { WeightResult } from './report.ts';
 import type { Matrices } from './simulate.ts';
-
-/** What became of one weight. */
-export interface WeightResult {
-  readonly tensor: string;
-  /** The scheme as stored; scales fall back to float32 where float16 cannot hold them. */
-  readonly scheme?: string;
-  /** Signal to quantization noise of the weight itself, in dB. */
-  readonly sqnr?: number;
-  /** Set where the plan could not be carried out. */
-  readonly left?: string;
-  /** Set where the weight is written in another way than the plan says, and why. */
-  readonly instead?: { readonly lowering: LoweringId; readonly because: string };
-}
-
-export interface Solved {
-  readonly matrices: Matrices;
-  readonly results: readonly WeightResult[];
-}
-
-export interface ApplyOptions {
-  readonly onProgress?: (done: number, total: number, tensor: string) => void;
-  readonly signal?: AbortSignal;
-}
-
-/**
- * Finds the codes of every weight that the plan quantizes to integers. Changes nothing.
- * @throws HalftoneError `invalid-file` for weights that hold NaN or infinities; the signal's reason when aborted.
- */
-export async function solveWeights(planning: Planning, options: ApplyOptions = {}): Promise<Solved> {
-  const matrices = new Map<string, QuantizedMatrix>();
-  const results: WeightResult[] = [];
-  const byName = new Map(planning.weights.map((weight) => [weight.value.name, weight]));
-  const todo = planning.plan.weights.filter(
-    ({ quantize }) => quantize && formatOf(quantize.scheme.split(':')[0]).kind === 'int',
-  );
-  for (const [index, plan] of todo.entries()) {
-    options.signal?.throwIfAborted();
-    options.onProgress?.(index, todo.length, plan.tensor);
-    await new Promise((resolve) => setTimeout(resolve, 0));
-    const weight = byName.get(plan.tensor);
-    if (!weight) throw new HalftoneError('internal', `plan: expected weight "${plan.tensor}" in the model, got none`);
-    const { matrix, sqnr } = quantizeWeight(weight, plan, planning.plan.recipe);
-    const integer = plan.quantize?.lowering === 'qdq' || plan.quantize?.lowering === 'qoperator';
-    matrices.set(plan.tensor, integer ? withBiasRoom(weight, matrix, planning) : matrix);
-    results.push({ tensor: plan.tensor, scheme: formatScheme(matrix.scheme), sqnr });
-  }
-  return { matrices, results };
-}
+import { memoryStore, type Store } from './store.ts';
 
 /**
  * Writes the quantized weights into the model that the planning was made for, which is edited.
  * Returns what became of weights that are stored as floats, or written in another way than planned.
  */
-export function lowerModel(planning: Planning, matrices: Matrices): WeightResult[] {
+export function lowerModel(planning: Planning, matrices: Matrices, store: Store = memoryStore()): WeightResult[] {
   const { model } = planning;
   const constants = new SharedConstants(model);
   const results: WeightResult[] = [];
@@ -88,8 +37,12 @@ export function lowerModel(planning: Planning, matrices: Matrices): WeightResult
     const quantize = plans.get(weight.value.name)?.quantize;
     if (!quantize) continue;
     const matrix = matrices.get(weight.value.name);
+    const isLarge = weight.tensor.source !== undefined || matrix?.stored !== undefined;
+    const before = isLarge ? new Set(model.graph.initializers) : undefined;
     if (!matrix) {
-      results.push(storeFloat(weight, parseScheme(quantize.scheme)));
+      const scheme = parseScheme(quantize.scheme);
+      if (formatOf(scheme.format).kind === 'float') results.push(storeFloat(weight, scheme));
+      if (before) putAway(model.graph.initializers, before, store);
       continue;
     }
     switch (quantize.lowering) {
@@ -113,6 +66,7 @@ export function lowerModel(planning: Planning, matrices: Matrices): WeightResult
       default:
         integerWeights.set(weight.value, { weight, matrix });
     }
+    if (before) putAway(model.graph.initializers, before, store);
   }
   for (const [node, parts] of recurrent) {
     const part = (input: number) => parts.find(({ weight }) => weight.use.input === input);
@@ -136,47 +90,23 @@ export function lowerModel(planning: Planning, matrices: Matrices): WeightResult
   return results;
 }
 
+/** Initializers from this size on do not stay in memory when they belong to a weight that does not. */
+const putAwayBytes = 2 ** 20;
+
+function putAway(initializers: ReadonlySet<Value>, before: ReadonlySet<Value>, store: Store): void {
+  for (const value of initializers) {
+    const { tensor } = value;
+    if (before.has(value) || !tensor || tensor.source || tensor.strings || tensor.byteLength < putAwayBytes) continue;
+    const offset = store.append(tensor.bytes);
+    value.tensor = new Tensor(tensor.dtype, tensor.shape, store.range([offset, tensor.byteLength]));
+  }
+}
+
 /** Why the two weights of an LSTM cannot be in one integer operator, or undefined when they can. */
 function refusesPair(input: QuantizedMatrix, hidden: QuantizedMatrix): string | undefined {
   const [a, b] = [input, hidden].map(({ scheme }) => intFormatOf(scheme.format));
   if (a.bits === 8 && b.bits === 8 && a.signed === b.signed) return undefined;
   return `DynamicQuantizeLSTM expects both weights in one 8-bit format, got ${a.id} and ${b.id}`;
-}
-
-/** Runs the planned solver on one weight. */
-export function quantizeWeight(
-  weight: Weight,
-  plan: WeightPlan,
-  recipe: Pick<Recipe, 'reduceRange' | 'percentile'>,
-): { matrix: QuantizedMatrix; sqnr: number } {
-  const { quantize } = plan;
-  if (!quantize) throw new HalftoneError('internal', `plan: expected "${plan.tensor}" to be quantized`);
-  const { view } = weight.use;
-  const values = toMatrix(weight.tensor.floats(), view);
-  const integer = quantize.lowering === 'qdq' || quantize.lowering === 'qoperator' || quantize.lowering === 'dynamic';
-  const options = {
-    reduceRange: recipe.reduceRange && integer,
-    positiveScale: integer,
-    percentile: recipe.percentile,
-  };
-  try {
-    const matrix =
-      quantize.range === 'search'
-        ? solverOf('search').solve(values, view.rows, view.columns, parseScheme(quantize.scheme), options)
-        : solverOf('rtn').solve(values, view.rows, view.columns, parseScheme(quantize.scheme), {
-            ...options,
-            range: quantize.range,
-          });
-    return { matrix, sqnr: decibels(energyOf(values), matrixError(values, matrix)) };
-  } catch (error) {
-    if (error instanceof HalftoneError) {
-      throw new HalftoneError(error.code, `weight "${plan.tensor}": ${error.message}`, {
-        cause: error,
-        fields: { tensor: plan.tensor },
-      });
-    }
-    throw error;
-  }
 }
 
 /** Keeps a weight as float16 or bfloat16, cast back when the file is loaded, unless it overflows there. */
@@ -198,12 +128,12 @@ function storeFloat(weight: Weight, scheme: Scheme): WeightResult {
     });
   }
   const rounded = stored.tensor?.floats() ?? floats;
-  const sqnr = decibels(energyOf(floats), reference.squaredError(floats, rounded));
+  const sqnr = decibels(energyOf(floats), bestKernel().squaredError(floats, rounded));
   return { tensor: value.name, scheme: dtype, sqnr };
 }
 
 function energyOf(values: Float32Array): number {
-  return reference.squaredError(values, new Float32Array(values.length));
+  return bestKernel().squaredError(values, new Float32Array(values.length));
 }
 
 /** Drops what the result no longer needs: unread initializers, declared shapes of inner values. */

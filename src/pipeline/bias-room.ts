@@ -6,6 +6,7 @@
 import { roundHalfToEven } from '../base/round.ts';
 import { intFormatOf } from '../formats/index.ts';
 import type { QuantizedMatrix } from '../formats/quantized.ts';
+import { loadedMatrix } from '../kernel/index.ts';
 import type { Weight } from '../lowerings/weight.ts';
 import type { Planning } from './plan.ts';
 
@@ -13,7 +14,8 @@ import type { Planning } from './plan.ts';
 const maxBiasCode = 2 ** 28;
 
 /** The matrix with scales large enough for the biases of all readers of the weight. */
-export function withBiasRoom(weight: Weight, matrix: QuantizedMatrix, planning: Planning): QuantizedMatrix {
+export function withBiasRoom(weight: Weight, given: QuantizedMatrix, planning: Planning): QuantizedMatrix {
+  const matrix = loadedMatrix(given);
   const { scales, rows, columns, zeroPoints } = matrix;
   if (scales.length !== 1 && scales.length !== rows) return matrix;
   const raised = scales.slice();

@@ -16,6 +16,7 @@ import type { QuantizedMatrix } from '../formats/quantized.ts';
 import type { Model } from '../graph/model.ts';
 import type { Node } from '../graph/node.ts';
 import type { Value } from '../graph/value.ts';
+import { loadedMatrix } from '../kernel/index.ts';
 import type { Weight } from '../lowerings/weight.ts';
 import type { Feeds, Runtime } from '../runtime/runtime.ts';
 import type { Samples } from '../samples/sample.ts';
@@ -259,13 +260,14 @@ export function setBias(target: CorrectionTarget, bias: Float32Array): void {
 
 /** The matrix with the scales of each row multiplied, rounded again to the type they are stored in. */
 export function withGain(matrix: QuantizedMatrix, gain: Float64Array): QuantizedMatrix {
-  const perRow = matrix.scales.length / matrix.rows;
+  const loaded = loadedMatrix(matrix);
+  const perRow = loaded.scales.length / matrix.rows;
   const isHalf = matrix.scheme.scaleType === 'float16';
-  const scales = matrix.scales.map((scale, index) => {
+  const scales = loaded.scales.map((scale, index) => {
     const scaled = scale * gain[Math.floor(index / perRow)];
     return isHalf ? halfToFloat(floatToHalf(scaled)) : scaled;
   });
-  return { ...matrix, scales };
+  return { ...loaded, scales };
 }
 
 /** How many targets lie before each value, along the longest way: targets of one level do not depend on each other. */

@@ -7,7 +7,7 @@ import { formatScheme, parseScheme, type Scheme } from '../formats/scheme.ts';
 import type { Model } from '../graph/model.ts';
 import type { Node } from '../graph/node.ts';
 import type { Value } from '../graph/value.ts';
-import { reference } from '../kernel/index.ts';
+import { bestKernel } from '../kernel/index.ts';
 import { dynamic, dynamicBytes } from '../lowerings/dynamic.ts';
 import { foldAtLoad, foldAtLoadBytes, foldAtLoadNodeBytes } from '../lowerings/fold-at-load.ts';
 import { gatherBlock, gatherBlockBytes } from '../lowerings/gather-block.ts';
@@ -318,7 +318,7 @@ function planWeight(weight: Weight, wish: Wish, recipe: Recipe, integer: Integer
     const quantize = { scheme: wish.use.scheme.format, range: wish.use.range, lowering: 'fold-at-load' as const };
     return { ...base, quantize, predictedBytes: tensor.size * 2, because: wish.because };
   }
-  const unfit = unfitReason(weight);
+  const unfit = unfitReason(weight, recipe);
   if (unfit) return { ...base, predictedBytes: base.floatBytes, because: unfit };
   const { lowering, scheme, reason } = chooseLowering(weight, wish.use, recipe, integer);
   const { rows, columns } = use.view;
@@ -333,10 +333,12 @@ function planWeight(weight: Weight, wish: Wish, recipe: Recipe, integer: Integer
 }
 
 /** Why no scheme suits this weight, whatever was asked for. */
-function unfitReason({ value, tensor }: Weight): string | undefined {
+function unfitReason({ value, tensor }: Weight, recipe: Recipe): string | undefined {
   if (tensor.size === 0) return 'it is empty';
   if (value.isGraphOutput) return 'it is an output of the model';
-  const { nan, positiveInfinity, negativeInfinity } = reference.extent(tensor.floats());
+  // What is not in memory is looked at when it is quantized, unless other layers depend on the answer.
+  if (tensor.source && !hasStaticActivations(recipe)) return undefined;
+  const { nan, positiveInfinity, negativeInfinity } = bestKernel().extent(tensor.floats());
   const bad = nan + positiveInfinity + negativeInfinity;
   return bad > 0 ? `${bad} of its ${tensor.size} numbers are NaN or infinite` : undefined;
 }

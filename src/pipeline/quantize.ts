@@ -1,6 +1,6 @@
 /** The whole way from a float model to a quantized one with its report: seven steps, each a plain value. */
 import { HalftoneError } from '../base/errors.ts';
-import { writeOnnx } from '../files/onnx/write.ts';
+import { modelParts, writeOnnx } from '../files/onnx/write.ts';
 import { inferDtypes } from '../graph/dtypes.ts';
 import type { Model } from '../graph/model.ts';
 import { quantizeBiases } from '../lowerings/qdq.ts';
@@ -12,7 +12,8 @@ import type { Runtime } from '../runtime/runtime.ts';
 import { watchFinite } from '../samples/finite.ts';
 import type { Samples } from '../samples/sample.ts';
 import { isHeldOut, remember, split, take } from '../samples/select.ts';
-import { lowerModel, solveWeights, tidy, type WeightResult } from './apply.ts';
+import type { Tensor } from '../tensor/tensor.ts';
+import { lowerModel, tidy } from './apply.ts';
 import { batchesFor } from './batching.ts';
 import { calibrate, type Need, type Statistics } from './calibrate.ts';
 import { checkLabels } from './comparable.ts';
@@ -25,12 +26,15 @@ import {
   setBias,
   withGain,
 } from './correction.ts';
+import { type Executor, inlineExecutor } from './executor.ts';
 import { convertToFloat16 } from './float16.ts';
 import { makePlan, type Plan, type Planning } from './plan.ts';
 import { cloneModel, prepare, refuseQuantized } from './prepare.ts';
 import { hasStaticActivations, makeRecipe, type Recipe, type RecipeInput, recipeKeys } from './recipe.ts';
-import type { Report } from './report.ts';
+import type { Report, WeightResult } from './report.ts';
 import { type Matrices, simulate } from './simulate.ts';
+import { type SolveWeightsOptions, solveWeights } from './solve.ts';
+import { memoryStore, type Store } from './store.ts';
 
 /** The steps that progress events name. */
 export type Step = 'prepare' | 'calibrate' | 'quantize' | 'correct' | 'compare';
@@ -40,6 +44,9 @@ export interface ProgressEvent {
   readonly done: number;
   readonly total: number | undefined;
   readonly detail?: string;
+  /** Bytes of float weights that have been read, where that is what takes the time. */
+  readonly bytes?: number;
+  readonly totalBytes?: number;
 }
 
 export interface QuantizeOptions extends RecipeInput {
@@ -56,6 +63,12 @@ export interface QuantizeOptions extends RecipeInput {
   /** Milliseconds of a steady clock, to time both models. */
   readonly clock?: () => number;
   readonly threads?: number;
+  /** Where weights are quantized. Default: here, one after the other. The result does not depend on it. */
+  readonly executor?: Executor;
+  /** Makes the place where finished weights wait until the model is written. Default: in memory. */
+  readonly openStore?: (plan: Plan) => Store;
+  /** Bounds of memory for weights, see `SolveWeightsOptions`. */
+  readonly memory?: Pick<SolveWeightsOptions, 'partBytes' | 'wholeBytes'>;
   readonly onProgress?: (event: ProgressEvent) => void;
   readonly signal?: AbortSignal;
 }
@@ -138,9 +151,14 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
   // A planning refers to the objects of its model, and lowering edits them: every use gets its own copy.
   const planned = () => makePlan(cloneModel(prepared.model), recipe, statistics);
   const planning = planned();
+  const store = options.openStore?.(planning.plan) ?? memoryStore();
   const { matrices, results } = await solveWeights(planning, {
-    ...shared,
-    onProgress: progress('quantize'),
+    executor: options.executor ?? inlineExecutor(),
+    store,
+    ...options.memory,
+    ...(options.signal ? { signal: options.signal } : {}),
+    onProgress: (done, total, detail, bytes, totalBytes) =>
+      options.onProgress?.({ step: 'quantize', done, total, detail, bytes, totalBytes }),
   });
   const notes = [...planning.plan.notes, ...interfaceNotes(model)];
 
@@ -172,7 +190,7 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
     if (bias) setBias(target, bias);
   }
   const result = planning.model;
-  const lowered = lowerModel(planning, corrected(matrices, planning, corrections));
+  const lowered = lowerModel(planning, corrected(matrices, planning, corrections), store);
   for (const { tensor, instead } of lowered) {
     if (instead) notes.push(`Weight "${tensor}" is written as ${instead.lowering}, ${instead.because}.`);
   }
@@ -209,8 +227,8 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
       `Input "${input}" holds NaN or infinite values in ${count} of the samples: ranges, corrections and the comparison leave them out, and are only as good as the rest.`,
     );
   }
-  const floatBytes = comparison?.floatBytes ?? writeOnnx(model).byteLength;
-  const quantizedBytes = comparison?.quantizedBytes ?? writeOnnx(result).byteLength;
+  const floatBytes = comparison?.floatBytes ?? serializedBytes(model);
+  const quantizedBytes = comparison?.quantizedBytes ?? serializedBytes(result);
   const report: Report = {
     version: 1,
     plan: planning.plan,
@@ -232,6 +250,16 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
     notes,
   };
   return { model: result, report };
+}
+
+/** Bytes of the model in one file, or with external data. */
+function serializedBytes(model: Model): number {
+  let bytes = 0;
+  const put = (tensor: Tensor) => {
+    bytes += tensor.byteLength;
+    return { location: 'data', offset: bytes };
+  };
+  return modelParts(model, { external: { put } }).byteLength + bytes;
 }
 
 /** Before IR version 4 every initializer is listed as an input; from then on a listed one may be fed by the caller. */

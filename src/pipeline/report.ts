@@ -1,7 +1,20 @@
 /** The report of a quantization: plain JSON that says what was done to every weight, and what it gained and cost. */
-import type { WeightResult } from './apply.ts';
+import type { LoweringId } from '../lowerings/index.ts';
 import type { Comparison } from './compare.ts';
 import type { Plan } from './plan.ts';
+
+/** What became of one weight. */
+export interface WeightResult {
+  readonly tensor: string;
+  /** The scheme as stored; scales fall back to float32 where float16 cannot hold them. */
+  readonly scheme?: string;
+  /** Signal to quantization noise of the weight itself, in dB. */
+  readonly sqnr?: number;
+  /** Set where the plan could not be carried out. */
+  readonly left?: string;
+  /** Set where the weight is written in another way than the plan says, and why. */
+  readonly instead?: { readonly lowering: LoweringId; readonly because: string };
+}
 
 export interface Report {
   readonly version: 1;

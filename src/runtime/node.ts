@@ -35,6 +35,29 @@ export async function openRuntime(id?: RuntimeId): Promise<Runtime> {
   );
 }
 
+/**
+ * A runtime that is loaded when the first model is opened: much work on a model needs none.
+ * @param onLoad is told which one it became
+ */
+export function lazyRuntime(id?: RuntimeId, onLoad?: (runtime: Runtime) => void): Runtime {
+  let loaded: Runtime | undefined;
+  return {
+    get id() {
+      return loaded?.id ?? id ?? runtimeIds[0];
+    },
+    get version() {
+      return loaded?.version ?? '';
+    },
+    async open(model, options) {
+      if (!loaded) {
+        loaded = await openRuntime(id);
+        onLoad?.(loaded);
+      }
+      return loaded.open(model, options);
+    },
+  };
+}
+
 async function load(id: RuntimeId): Promise<Runtime> {
   const loaded = (await import(id)) as typeof ort & { default?: typeof ort };
   const module = loaded.default ?? loaded;

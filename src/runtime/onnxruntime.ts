@@ -7,9 +7,6 @@ import type { Feeds, Runtime, Session, SessionOptions, ValueInfo } from './runti
 
 type Module = typeof ort;
 
-/** The newest opset that ONNX Runtime 1.30 loads. */
-const maxOpset = 26;
-
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
@@ -18,7 +15,6 @@ export function createRuntime(module: Module, id: string, version: string): Runt
   return {
     id,
     version,
-    maxOpset,
     async open(model, options = {}) {
       try {
         const session = await module.InferenceSession.create(model, sessionOptions(options));

@@ -35,8 +35,6 @@ export interface Runtime {
   /** `onnxruntime-node` or `onnxruntime-web`. */
   readonly id: string;
   readonly version: string;
-  /** The highest opset of the default domain that it loads. */
-  readonly maxOpset: number;
   /**
    * Loads a serialized model.
    * @throws HalftoneError `runtime` with the runtime's own message as cause.

@@ -1,8 +1,8 @@
-/** Bytes that are read when they are asked for: a range of a file, or something that is computed. */
+/** Bytes that are read when they are asked for. */
 
 /**
  * Must give the same bytes each time. Reading is synchronous: a file on disk in Node, a File in a browser's worker
- * (FileReaderSync), a closure.
+ * (FileReaderSync).
  */
 export interface ByteSource {
   readonly byteLength: number;
@@ -13,6 +13,8 @@ export interface ByteSource {
   read(start?: number, end?: number): Uint8Array;
   /** Reads as many bytes as fit into `target` from `start` on, without an array in between where that is possible. */
   readInto?(target: Uint8Array, start: number): void;
+  /** Fills `target` with pieces of `length` bytes, `stride` bytes apart, the first at `start`. */
+  readStrided?(target: Uint8Array, start: number, length: number, stride: number): void;
   /** Where the bytes lie, for those who can read them by themselves: another thread. */
   readonly range?: FileRange;
 }
@@ -25,24 +27,19 @@ export interface FileRange {
   readonly byteLength: number;
 }
 
-/** Bytes that are computed at every reading, so that nobody keeps them meanwhile. */
-export function computedSource(byteLength: number, compute: () => Uint8Array): ByteSource {
-  return {
-    byteLength,
-    read(start = 0, end = byteLength) {
-      const bytes = compute();
-      return start === 0 && end === byteLength ? bytes : bytes.subarray(start, end);
-    },
-  };
-}
-
 /** A part of a source. */
 export function partOf(source: ByteSource, offset: number, byteLength: number): ByteSource {
-  const { range, readInto } = source;
+  const { range, readInto, readStrided } = source;
   return {
     byteLength,
     read: (start = 0, end = byteLength) => source.read(offset + start, offset + end),
     ...(readInto ? { readInto: (target: Uint8Array, start: number) => readInto(target, offset + start) } : {}),
+    ...(readStrided
+      ? {
+          readStrided: (target: Uint8Array, start: number, length: number, stride: number) =>
+            readStrided(target, offset + start, length, stride),
+        }
+      : {}),
     ...(range ? { range: { file: range.file, offset: range.offset + offset, byteLength } } : {}),
   };
 }

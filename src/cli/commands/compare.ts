@@ -41,7 +41,7 @@ export async function compareCommand(
   const quantized = readModel(quantizedPath, (file) => external.push(file));
   if (report !== undefined) checkOutput('--report', report, external);
   const { samples, labels } = await openData(float, options.data, options, terminal);
-  const runtime = await runtimeFor(options.runtime, terminal);
+  const runtime = runtimeFor(options.runtime, terminal);
   const limited = options.samples === undefined ? samples : take(samples, options.samples);
   const comparison = await explainingMadeUp(float, samples, () =>
     compare(float, quantized, limited, runtime, {

@@ -37,7 +37,7 @@ export async function demoCommand(terminal: Terminal): Promise<void> {
   const checkpoint = readCheckpoint();
   const digits = readDigits();
   const float = buildNetwork(checkpoint);
-  const runtime = await runtimeFor(undefined, terminal);
+  const runtime = runtimeFor(undefined, terminal);
 
   print(style.bold('digits-cnn.pth, a PyTorch checkpoint, read without Python'));
   for (const [name, tensor] of checkpoint.entries) {

@@ -1,6 +1,7 @@
 /** `halftone quantize`: a float model in, a smaller one out, with what was done and what it cost. */
 import { readFileSync } from 'node:fs';
 import { HalftoneError, messageOf } from '../../base/errors.ts';
+import { openResources } from '../../executors/resources.ts';
 import { readModel } from '../../files/onnx/node.ts';
 import { externalDataPath, writeModel } from '../../files/onnx/write-files.ts';
 import { refuseInputs, samePlace } from '../../files/paths.ts';
@@ -15,6 +16,8 @@ import {
   type Recipe,
   type RecipeInput,
 } from '../../pipeline/recipe.ts';
+import type { Runtime } from '../../runtime/runtime.ts';
+import type { Samples } from '../../samples/sample.ts';
 import { enforce, judgeBy, printComparison } from '../comparison.ts';
 import { usage } from '../failure.ts';
 import { checkOutput, inputPaths, writeText } from '../files.ts';
@@ -53,6 +56,9 @@ export interface QuantizeCommandOptions {
   readonly report?: string;
   readonly json?: boolean;
   readonly verbose?: boolean;
+  readonly workers?: number;
+  readonly maxMemory?: number;
+  readonly resume?: boolean;
   readonly threads?: number;
   readonly runtime?: string;
 }
@@ -82,7 +88,7 @@ export async function quantizeCommand(
       '--min-sqnr: expected real samples, got made-up ones, which say nothing about accuracy; give --calibrate DATA',
     );
   }
-  const runtime = await runtimeFor(options.runtime, terminal);
+  const runtime = runtimeFor(options.runtime, terminal);
   const settings: QuantizeOptions = {
     ...input,
     ...(data ? { calibration: data.samples } : {}),
@@ -100,7 +106,42 @@ export async function quantizeCommand(
     showPlan(path, plan, notes, options, terminal);
     return;
   }
-  const { model: result, report } = await explainingMadeUp(model, data?.samples, () =>
+  const { workers, maxMemory, resume } = options;
+  const resources = openResources(model, [path, ...external], options.output, {
+    ...(workers === undefined ? {} : { workers }),
+    ...(maxMemory === undefined ? {} : { maxMemory }),
+    resume: resume === true,
+    calibrates: data !== undefined,
+  });
+  let finished = false;
+  try {
+    await quantizeAndWrite(
+      path,
+      model,
+      data?.samples,
+      { ...settings, ...resources },
+      runtime,
+      notes,
+      options,
+      terminal,
+    );
+    finished = true;
+  } finally {
+    await resources.close({ keep: !finished && resume === true });
+  }
+}
+
+async function quantizeAndWrite(
+  path: string,
+  model: Model,
+  samples: Samples | undefined,
+  settings: QuantizeOptions,
+  runtime: Runtime,
+  notes: readonly string[],
+  options: QuantizeCommandOptions,
+  terminal: Terminal,
+): Promise<void> {
+  const { model: result, report } = await explainingMadeUp(model, samples, () =>
     quantizeModel(model, settings, runtime),
   );
   const gate =

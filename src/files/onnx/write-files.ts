@@ -121,11 +121,9 @@ class DataFiles {
 /** Writes bytes, or a tensor's bytes piece by piece, and returns their number. */
 function write(descriptor: number, part: Uint8Array | Tensor, position: number): number {
   const { byteLength } = part;
-  // What is computed is computed whole; a range of a file need not be in memory at once.
-  const whole = part instanceof Uint8Array ? part : part.source?.range ? undefined : part.bytes;
   for (let start = 0; start < byteLength; start += copiedBytes) {
     const end = Math.min(start + copiedBytes, byteLength);
-    const bytes = whole ? whole.subarray(start, end) : (part as Tensor).bytesAt(start, end);
+    const bytes = part instanceof Uint8Array ? part.subarray(start, end) : part.bytesAt(start, end);
     for (let done = 0; done < bytes.byteLength; ) {
       done += writeSync(descriptor, bytes, done, bytes.byteLength - done, position + start + done);
     }

@@ -1,0 +1,25 @@
+/** Node only: the executor that suits a machine. */
+import { availableParallelism } from 'node:os';
+import { fileURLToPath } from 'node:url';
+import { type FileIdentity, fileSource } from '../files/file-source.ts';
+import { type Executor, inlineExecutor } from '../pipeline/executor.ts';
+import { threadsExecutor } from './threads.ts';
+
+/** More workers than this wait for the disk rather than for each other. */
+const mostWorkers = 8;
+
+/** One worker a core, up to eight. */
+export const defaultWorkers = () => Math.min(availableParallelism(), mostWorkers);
+
+/** Below this many bytes of float weights starting threads takes longer than they save. */
+const threadsFrom = 2 ** 24;
+
+/** An executor for `bytes` bytes of float weights. With one worker jobs run on the calling thread. */
+export function openExecutor(workers: number, bytes: number): Executor {
+  if (workers === 1 || bytes < threadsFrom) {
+    return inlineExecutor(({ file, offset, byteLength }) => fileSource(file as FileIdentity, offset, byteLength));
+  }
+  // Beside this file, and with its ending: sources run as they are under a loader.
+  const ending = import.meta.url.slice(import.meta.url.lastIndexOf('.'));
+  return threadsExecutor({ workers, script: fileURLToPath(new URL(`./worker-node${ending}`, import.meta.url)) });
+}

@@ -1,0 +1,118 @@
+/** Node only: the threads, the memory and the disk that one quantization uses. */
+import { statSync } from 'node:fs';
+import { resolve } from 'node:path';
+import { HalftoneError } from '../base/errors.ts';
+import { tensorBytes } from '../files/onnx/write.ts';
+import type { Model } from '../graph/model.ts';
+import type { Executor } from '../pipeline/executor.ts';
+import { type FileStore, openFileStore } from '../pipeline/file-store.ts';
+import type { Plan } from '../pipeline/plan.ts';
+import { defaultPartBytes } from '../pipeline/solve.ts';
+import { memoryStore, type Store } from '../pipeline/store.ts';
+import { defaultWorkers, openExecutor } from './node.ts';
+
+export interface ResourceOptions {
+  /** Threads that quantize weights. Default: one a core, at most 8; fewer where `maxMemory` asks for it. */
+  readonly workers?: number;
+  /** Bytes of resident memory not to exceed. Default: no bound but that of the working window, about 400 MiB. */
+  readonly maxMemory?: number;
+  /** Go on where an interrupted run that writes the same output ended. Default false. */
+  readonly resume?: boolean;
+}
+
+export interface Resources {
+  readonly executor: Executor;
+  readonly openStore: (plan: Plan) => Store;
+  readonly memory: { readonly partBytes: number; readonly wholeBytes?: number };
+  /** Weights taken over from an interrupted run. */
+  readonly resumed: number;
+  /** Ends workers; `keep` leaves finished weights for a run that resumes this one. */
+  close(options?: { keep?: boolean }): Promise<void>;
+}
+
+const mebibyte = 2 ** 20;
+/** Node with halftone loaded, and its reading and writing. */
+const baseBytes = 110 * mebibyte;
+/** A thread with its kernels' memory. */
+const workerBytes = 36 * mebibyte;
+/** A job holds its weights as read and as rows, their codes unpacked and packed; the results of some others wait. */
+const copiesInJob = 4;
+const smallestPart = mebibyte;
+/** A weight that is worked on as a whole is there as read, as rows and as codes. */
+const copiesOfWhole = 3;
+
+/** Models with fewer bytes of weights are done before a second run could take anything over. */
+const storedFrom = 2 ** 26;
+
+/**
+ * Opens what a quantization of `model` needs. `paths` are the files that it was read from, `output` the one it goes to.
+ * @throws HalftoneError `usage` when `maxMemory` is too little for it.
+ */
+export function openResources(
+  model: Model,
+  paths: readonly string[],
+  output: string | undefined,
+  options: ResourceOptions & { readonly calibrates: boolean },
+): Resources {
+  const bytes = tensorBytes(model);
+  const { maxMemory } = options;
+  if (options.calibrates && maxMemory !== undefined) refuseToRun(bytes, maxMemory);
+  const { workers, partBytes } = sharesOf(options.workers ?? defaultWorkers(), maxMemory);
+  const executor = openExecutor(workers, bytes);
+  let store: FileStore | undefined;
+  // Who ends the process at once, as on ctrl-C, leaves nothing behind either.
+  const clean = () => store?.close({ keep: options.resume === true });
+  process.once('exit', clean);
+  return {
+    executor,
+    memory: {
+      partBytes,
+      ...(maxMemory === undefined ? {} : { wholeBytes: Math.floor((maxMemory - baseBytes) / copiesOfWhole) }),
+    },
+    openStore(plan) {
+      if (output === undefined || bytes < storedFrom) return memoryStore();
+      const files = paths.map((path) => {
+        const { size, mtimeMs } = statSync(path);
+        return [resolve(path), size, mtimeMs];
+      });
+      store = openFileStore(output, { identity: { plan, files }, resume: options.resume === true });
+      return store;
+    },
+    get resumed() {
+      return store?.resumed ?? 0;
+    },
+    async close({ keep = false } = {}) {
+      process.off('exit', clean);
+      store?.close({ keep });
+      await executor.close();
+    },
+  };
+}
+
+/** As many workers, up to those asked for, as leave each a part of useful size. */
+function sharesOf(workers: number, maxMemory: number | undefined): { workers: number; partBytes: number } {
+  if (maxMemory === undefined) return { workers, partBytes: defaultPartBytes };
+  for (let count = workers; count >= 1; count--) {
+    const left = maxMemory - baseBytes - count * workerBytes;
+    const partBytes = Math.floor(left / (count * copiesInJob));
+    if (partBytes >= smallestPart) return { workers: count, partBytes: Math.min(partBytes, defaultPartBytes) };
+  }
+  const least = Math.ceil((baseBytes + workerBytes + copiesInJob * smallestPart) / mebibyte);
+  throw new HalftoneError(
+    'usage',
+    `memory: expected at least ${least} MiB to work with, got ${Math.floor(maxMemory / mebibyte)} MiB`,
+  );
+}
+
+/** ONNX Runtime holds a model as it reads it, as it prepares it, and as it runs it. */
+const copiesInRuntime = 3;
+
+function refuseToRun(bytes: number, maxMemory: number): void {
+  const least = baseBytes + copiesInRuntime * bytes;
+  if (maxMemory >= least) return;
+  throw new HalftoneError(
+    'usage',
+    `memory: expected at least ${Math.ceil(least / mebibyte)} MiB to run a model with ${Math.ceil(bytes / mebibyte)} MiB of ` +
+      `tensors on samples, got ${Math.floor(maxMemory / mebibyte)} MiB; allow more, or quantize its weights without samples`,
+  );
+}

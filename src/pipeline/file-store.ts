@@ -1,0 +1,171 @@
+/** Node only: finished weights in a file beside the output, with a journal from which an interrupted run goes on. */
+import { createHash } from 'node:crypto';
+import {
+  appendFileSync,
+  closeSync,
+  existsSync,
+  fstatSync,
+  ftruncateSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
+import { HalftoneError, isHalftoneError, messageOf } from '../base/errors.ts';
+import { readFully } from '../files/file-source.ts';
+import type { FinishedWeight, Store, StoredRange } from './store.ts';
+
+export interface FileStore extends Store {
+  /** Weights that an interrupted run had finished. */
+  readonly resumed: number;
+  /** Closes the files; they stay only for a run that resumes this one. */
+  close(options: { keep: boolean }): void;
+}
+
+interface Header {
+  readonly halftone: 'journal';
+  /** What the run does, to what. */
+  readonly fingerprint: string;
+  readonly process: number;
+}
+
+export interface FileStoreOptions {
+  /** Anything that decides what is stored: the plan, the model's file. Compared when resuming. */
+  readonly identity: unknown;
+  /** Go on where an interrupted run ended, if there was one. Default false: what it left is overwritten. */
+  readonly resume?: boolean;
+}
+
+/** The files of an unfinished run that will write to `output`. */
+export function unfinishedPaths(output: string): { data: string; journal: string } {
+  return { data: `${output}.unfinished`, journal: `${output}.unfinished.jsonl` };
+}
+
+/**
+ * Opens the store of a run that will write to `output`.
+ * @throws HalftoneError `usage` while another run writes the same output, or when resuming one that did something else;
+ * `runtime` when the disk refuses.
+ */
+export function openFileStore(output: string, { identity, resume = false }: FileStoreOptions): FileStore {
+  const paths = unfinishedPaths(output);
+  const fingerprint = createHash('sha256').update(JSON.stringify(identity)).digest('hex');
+  const header: Header = { halftone: 'journal', fingerprint, process: process.pid };
+  return guarded(output, () => {
+    const earlier = readJournal(paths.journal);
+    if (earlier && isAlive(earlier.header.process)) {
+      throw new HalftoneError(
+        'usage',
+        `${output}: expected to be the only one that writes it, got process ${earlier.header.process} at work on it; ` +
+          `wait for it, or delete "${paths.journal}" if it is something else`,
+      );
+    }
+    if (resume && earlier && earlier.header.fingerprint !== fingerprint) {
+      throw new HalftoneError(
+        'usage',
+        `${output}: expected to resume the same work, got what another command, model or version of halftone left in ` +
+          `"${paths.journal}"; repeat that command, or leave out --resume to start again`,
+      );
+    }
+    const goesOn = resume && earlier !== undefined && existsSync(paths.data);
+    const descriptor = openSync(paths.data, goesOn ? 'r+' : 'w+');
+    const { size } = fstatSync(descriptor);
+    const finished = goesOn ? wholeWeights(earlier.weights, size) : [];
+    let end = Math.max(0, ...finished.flatMap(rangesOf).map(([offset, byteLength]) => offset + byteLength));
+    ftruncateSync(descriptor, end);
+    writeFileSync(paths.journal, [header, ...finished].map((line) => `${JSON.stringify(line)}\n`).join(''));
+    const known = new Map(finished.map((weight) => [weight.tensor, weight]));
+    let isOpen = true;
+    return {
+      resumed: finished.length,
+      append(bytes) {
+        const offset = end;
+        guarded(output, () => {
+          for (let done = 0; done < bytes.byteLength; ) {
+            done += writeSync(descriptor, bytes, done, bytes.byteLength - done, offset + done);
+          }
+        });
+        end += bytes.byteLength;
+        return offset;
+      },
+      range: ([offset, byteLength]) => ({
+        byteLength,
+        read(start = 0, stop = byteLength) {
+          const bytes = new Uint8Array(stop - start);
+          const count = readFully(descriptor, bytes, offset + start);
+          if (count === bytes.byteLength) return bytes;
+          throw new HalftoneError(
+            'runtime',
+            `${paths.data}: expected ${bytes.byteLength} bytes at ${offset + start}, got ${count}; start again`,
+          );
+        },
+      }),
+      find: (tensor) => known.get(tensor),
+      finish(weight) {
+        guarded(output, () => appendFileSync(paths.journal, `${JSON.stringify(weight)}\n`));
+      },
+      close({ keep }) {
+        if (!isOpen) return;
+        isOpen = false;
+        closeSync(descriptor);
+        if (keep) return;
+        for (const path of [paths.journal, paths.data]) rmSync(path, { force: true });
+      },
+    };
+  });
+}
+
+function guarded<T>(output: string, work: () => T): T {
+  try {
+    return work();
+  } catch (error) {
+    if (isHalftoneError(error)) throw error;
+    throw new HalftoneError(
+      'runtime',
+      `${output}: expected to keep finished weights beside it, got ${messageOf(error)}`,
+      {
+        cause: error,
+        fields: { path: output },
+      },
+    );
+  }
+}
+
+/** Undefined where there is no journal, or none with a whole first line. */
+function readJournal(path: string): { header: Header; weights: FinishedWeight[] } | undefined {
+  if (!existsSync(path)) return undefined;
+  const lines: unknown[] = [];
+  for (const line of readFileSync(path, 'utf8').split('\n')) {
+    try {
+      lines.push(JSON.parse(line));
+    } catch {
+      // The line that was being written when the run ended, and the empty one behind the last.
+      break;
+    }
+  }
+  const [header, ...weights] = lines;
+  if ((header as Partial<Header> | null)?.halftone !== 'journal') return undefined;
+  return { header: header as Header, weights: weights as FinishedWeight[] };
+}
+
+function rangesOf({ codes, scales, zeroPoints }: FinishedWeight): StoredRange[] {
+  return [codes, scales, ...(typeof zeroPoints === 'number' ? [] : [zeroPoints])];
+}
+
+/** The weights of which every byte is there. */
+function wholeWeights(weights: readonly FinishedWeight[], size: number): FinishedWeight[] {
+  const isWhole = (weight: FinishedWeight) =>
+    rangesOf(weight).every(([offset, byteLength]) => offset >= 0 && offset + byteLength <= size);
+  const broken = weights.findIndex((weight) => !isWhole(weight));
+  return broken < 0 ? [...weights] : weights.slice(0, broken);
+}
+
+function isAlive(id: number): boolean {
+  if (id === process.pid) return false;
+  try {
+    process.kill(id, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM';
+  }
+}

@@ -1,0 +1,284 @@
+/**
+ * Finds the codes of every weight of a plan: cuts weights into jobs, has them done by an executor, and keeps the results in
+ * a store, in the order of the plan. What is found depends neither on the number of workers nor on how weights are cut.
+ */
+import { HalftoneError } from '../base/errors.ts';
+import { formatOf } from '../formats/index.ts';
+import { parameterLayout, type QuantizedMatrix } from '../formats/quantized.ts';
+import { formatScheme, parseScheme } from '../formats/scheme.ts';
+import { loadedMatrix, storedMatrix } from '../kernel/index.ts';
+import type { Weight } from '../lowerings/weight.ts';
+import { decibels } from '../metrics/error.ts';
+import { byteLengthOf } from '../tensor/dtype.ts';
+import { isRowMajor } from '../tensor/matrix-view.ts';
+import { withBiasRoom } from './bias-room.ts';
+import type { Executor } from './executor.ts';
+import { canSplit, type SolvedPart, type SolveJob } from './job.ts';
+import type { Planning, WeightPlan } from './plan.ts';
+import type { Recipe } from './recipe.ts';
+import type { WeightResult } from './report.ts';
+import type { Matrices } from './simulate.ts';
+import type { FinishedWeight, Store, StoredRange } from './store.ts';
+
+export interface Solved {
+  readonly matrices: Matrices;
+  readonly results: readonly WeightResult[];
+}
+
+export interface SolveWeightsOptions {
+  readonly executor: Executor;
+  readonly store: Store;
+  /** Float32 bytes of a weight that one job works on. Default 16 MiB. */
+  readonly partBytes?: number;
+  /** Float32 bytes of a weight that can only be worked on as a whole. Default: any. */
+  readonly wholeBytes?: number;
+  /** Tensors finished, of all; and the bytes of float weights that have been read. */
+  readonly onProgress?: (done: number, total: number, tensor: string, bytes: number, totalBytes: number) => void;
+  readonly signal?: AbortSignal;
+}
+
+/** Float32 bytes of a weight in one job: large enough to hide what a job costs, small enough for many workers. */
+export const defaultPartBytes = 2 ** 24;
+
+/** Smaller matrices are kept in memory as they are. */
+const keptCodes = 2 ** 20;
+
+interface Task {
+  readonly weight: Weight;
+  readonly plan: WeightPlan;
+  readonly jobs: readonly SolveJob[];
+}
+
+/**
+ * Changes nothing in the model. A weight with NaN or infinite values is left as it is, which its result says.
+ * @throws HalftoneError as the executor and the store; the signal's reason when aborted.
+ */
+export async function solveWeights(planning: Planning, options: SolveWeightsOptions): Promise<Solved> {
+  const { executor, store, signal } = options;
+  const matrices = new Map<string, QuantizedMatrix>();
+  const results: WeightResult[] = [];
+  const byName = new Map(planning.weights.map((weight) => [weight.value.name, weight]));
+  const tasks = planning.plan.weights.flatMap((plan): Task[] => {
+    if (!plan.quantize || formatOf(plan.quantize.scheme.split(':')[0]).kind !== 'int') return [];
+    const weight = byName.get(plan.tensor);
+    if (!weight) throw new HalftoneError('internal', `plan: expected weight "${plan.tensor}" in the model, got none`);
+    const known = store.find(plan.tensor) !== undefined;
+    const jobs = known ? [] : jobsOf(weight, plan, planning.plan.recipe, options);
+    return [{ weight, plan, jobs }];
+  });
+  const totalBytes = tasks.reduce((sum, { weight }) => sum + weight.tensor.byteLength, 0);
+  let bytes = 0;
+  const report = (done: number, tensor: string) => options.onProgress?.(done, tasks.length, tensor, bytes, totalBytes);
+
+  const parts = inOrder(
+    executor,
+    tasks.flatMap(({ jobs }) => jobs),
+    signal,
+  );
+  try {
+    for (const [index, { weight, plan, jobs }] of tasks.entries()) {
+      signal?.throwIfAborted();
+      report(index, plan.tensor);
+      let finished = store.find(plan.tensor);
+      if (!finished) {
+        const collected = new Collected(plan, store);
+        for (const _ of jobs) {
+          const { value } = await parts.next();
+          if (value) collected.add(value);
+          bytes += weight.tensor.byteLength / jobs.length;
+          report(index, plan.tensor);
+        }
+        if (collected.isMixed) await collected.again(inOrder(executor, jobs.map(withFloatScales), signal));
+        finished = collected.finish();
+        store.finish(finished);
+      } else bytes += weight.tensor.byteLength;
+      const { scheme, sqnr, left } = finished;
+      if (left !== undefined) {
+        results.push({ tensor: plan.tensor, left });
+        continue;
+      }
+      const matrix = matrixOf(weight, finished, store);
+      const integer = plan.quantize?.lowering === 'qdq' || plan.quantize?.lowering === 'qoperator';
+      matrices.set(plan.tensor, integer ? withBiasRoom(weight, matrix, planning) : matrix);
+      results.push({ tensor: plan.tensor, scheme, sqnr });
+    }
+  } finally {
+    await parts.return(undefined);
+  }
+  return { matrices, results };
+}
+
+/** Cuts a weight into jobs of whole rows. Each but the last fills whole bytes with codes of any width. */
+function jobsOf(
+  weight: Weight,
+  plan: WeightPlan,
+  recipe: Recipe,
+  { partBytes = defaultPartBytes, wholeBytes = Number.POSITIVE_INFINITY }: SolveWeightsOptions,
+): SolveJob[] {
+  const { tensor, use } = weight;
+  const { quantize } = plan;
+  if (!quantize) throw new HalftoneError('internal', `plan: expected "${plan.tensor}" to be quantized`);
+  const { rows, columns, permutation, rowAxes } = use.view;
+  const integer = quantize.lowering === 'qdq' || quantize.lowering === 'qoperator' || quantize.lowering === 'dynamic';
+  const { source } = tensor;
+  const job = {
+    tensor: plan.tensor,
+    dtype: tensor.dtype,
+    shape: tensor.shape,
+    data: source?.range ?? tensor.bytes,
+    rowAxes: permutation.slice(0, rowAxes),
+    solver: quantize.range === 'search' ? ('search' as const) : ('rtn' as const),
+    scheme: quantize.scheme,
+    options: {
+      ...(quantize.range === 'search' ? {} : { range: quantize.range }),
+      percentile: recipe.percentile,
+      reduceRange: recipe.reduceRange && integer,
+      positiveScale: integer,
+    },
+  };
+  const inMemory = job.data instanceof Uint8Array ? job.data : undefined;
+  const whole =
+    parseScheme(quantize.scheme).granularity.kind === 'tensor' ||
+    !canSplit(use.view) ||
+    (inMemory && !isRowMajor(use.view));
+  if (whole && rows * columns * 4 > Math.max(wholeBytes, partBytes)) {
+    throw new HalftoneError(
+      'usage',
+      `weight "${plan.tensor}": expected to work on at most ${wholeBytes} bytes at once, got ${rows * columns * 4} that ` +
+        `${quantize.scheme} needs together; allow more memory, or use scales per block`,
+      { fields: { tensor: plan.tensor } },
+    );
+  }
+  const step = whole ? rows : Math.max(8, Math.floor(partBytes / (columns * 4) / 8) * 8);
+  const rowBytes = tensor.byteLength / rows;
+  const jobs: SolveJob[] = [];
+  for (let first = 0; first < rows; first += step) {
+    const end = Math.min(first + step, rows);
+    // Bytes are sent to workers: no more of them than the job needs.
+    jobs.push(
+      inMemory && !whole
+        ? {
+            ...job,
+            shape: [end - first, columns],
+            rowAxes: [0],
+            data: inMemory.subarray(first * rowBytes, end * rowBytes),
+            rows: [0, end - first],
+          }
+        : { ...job, rows: [first, end] },
+    );
+  }
+  return jobs;
+}
+
+function withFloatScales(job: SolveJob): SolveJob {
+  return { ...job, scheme: formatScheme({ ...parseScheme(job.scheme), scaleType: 'float32' }) };
+}
+
+/** Results in the order of the jobs, a few of which are always under way. */
+async function* inOrder(
+  executor: Executor,
+  jobs: readonly SolveJob[],
+  signal: AbortSignal | undefined,
+): AsyncGenerator<SolvedPart, undefined> {
+  const underWay: Promise<SolvedPart>[] = [];
+  const ahead = executor.workers > 1 ? executor.workers + 1 : 1;
+  for (const job of jobs) {
+    signal?.throwIfAborted();
+    const part = executor.solve(job, signal);
+    // A failure is thrown where its turn comes; until then it is no unhandled one.
+    part.catch(() => {});
+    underWay.push(part);
+    if (underWay.length >= ahead) {
+      const next = underWay.shift();
+      if (next) yield await next;
+    }
+  }
+  for (const part of underWay) yield await part;
+  return undefined;
+}
+
+/** The parts of one weight. */
+class Collected {
+  readonly #plan: WeightPlan;
+  readonly #store: Store;
+  #parts: SolvedPart[] = [];
+  #codesAt: number | undefined;
+  #codesBytes = 0;
+
+  constructor(plan: WeightPlan, store: Store) {
+    this.#plan = plan;
+    this.#store = store;
+  }
+
+  /** Codes go to the store at once; scales wait for the others. */
+  add(part: SolvedPart): void {
+    const offset = this.#store.append(part.codes);
+    this.#codesAt ??= offset;
+    this.#codesBytes += part.codes.byteLength;
+    this.#parts.push({ ...part, codes: new Uint8Array(0) });
+  }
+
+  /** True when some parts could not have scales of the wanted type, and others could: all must be alike. */
+  get isMixed(): boolean {
+    return this.#parts.some(({ scheme }) => scheme !== this.#parts[0].scheme);
+  }
+
+  async again(parts: AsyncIterable<SolvedPart>): Promise<void> {
+    this.#parts = [];
+    this.#codesAt = undefined;
+    this.#codesBytes = 0;
+    for await (const part of parts) this.add(part);
+  }
+
+  finish(): FinishedWeight {
+    const sum = (pick: (part: SolvedPart) => number) => this.#parts.reduce((total, part) => total + pick(part), 0);
+    const { tensor } = this.#plan;
+    const notFinite = sum((part) => part.notFinite);
+    const zero = this.#parts[0].zeroPoints;
+    const same = typeof zero === 'number' && this.#parts.every(({ zeroPoints }) => zeroPoints === zero);
+    return {
+      tensor,
+      scheme: this.#parts[0].scheme,
+      sqnr: decibels(
+        sum(({ energy }) => energy),
+        sum(({ error }) => error),
+      ),
+      ...(notFinite > 0 ? { left: `${notFinite} of its numbers are NaN or infinite` } : {}),
+      codes: [this.#codesAt ?? 0, this.#codesBytes],
+      scales: this.#keep(this.#parts.map(({ scales }) => scales)),
+      zeroPoints: same ? zero : this.#keep(this.#parts.map(zeroPointBytes)),
+    };
+  }
+
+  #keep(pieces: readonly Uint8Array[]): StoredRange {
+    let offset: number | undefined;
+    let byteLength = 0;
+    for (const piece of pieces) {
+      const at = this.#store.append(piece);
+      offset ??= at;
+      byteLength += piece.byteLength;
+    }
+    return [offset ?? 0, byteLength];
+  }
+}
+
+/** One zero point for each scale. */
+function zeroPointBytes({ scheme, scales, zeroPoints }: SolvedPart): Uint8Array {
+  if (typeof zeroPoints !== 'number') return zeroPoints;
+  const count = scales.byteLength / byteLengthOf(parseScheme(scheme).scaleType, 1);
+  return new Uint8Array(new Float32Array(count).fill(zeroPoints).buffer);
+}
+
+function matrixOf({ use }: Weight, finished: FinishedWeight, store: Store): QuantizedMatrix {
+  const { rows, columns } = use.view;
+  const scheme = parseScheme(finished.scheme);
+  const { zeroPoints } = finished;
+  const stored = {
+    codes: store.range(finished.codes),
+    scales: store.range(finished.scales),
+    zeroPoints: typeof zeroPoints === 'number' ? zeroPoints : store.range(zeroPoints),
+  };
+  const matrix = storedMatrix(scheme, rows, columns, stored);
+  const isSmall = rows * columns < keptCodes && parameterLayout(scheme, rows, columns).count < keptCodes;
+  return isSmall ? loadedMatrix(matrix) : matrix;
+}

@@ -1,0 +1,56 @@
+/** Where finished weights wait until the model is written: in memory, or in a file that an interrupted run leaves behind. */
+import type { ByteSource } from '../tensor/source.ts';
+
+/** What is known of a finished weight, as plain data. Offsets count bytes of the store. */
+export interface FinishedWeight {
+  readonly tensor: string;
+  readonly scheme: string;
+  readonly sqnr: number;
+  /** Set where the weight stays as it is. */
+  readonly left?: string;
+  readonly codes: StoredRange;
+  readonly scales: StoredRange;
+  readonly zeroPoints: number | StoredRange;
+}
+
+export type StoredRange = readonly [offset: number, byteLength: number];
+
+export interface Store {
+  /** Keeps bytes behind those before; returns their offset. @throws HalftoneError `runtime` when the disk refuses. */
+  append(bytes: Uint8Array): number;
+  range(range: StoredRange): ByteSource;
+  /** A weight that an interrupted run has finished. */
+  find(tensor: string): FinishedWeight | undefined;
+  /** Notes that a weight is finished, for a run that resumes this one. */
+  finish(weight: FinishedWeight): void;
+}
+
+/** A store that ends with the run. */
+export function memoryStore(): Store {
+  const chunks: { readonly offset: number; readonly bytes: Uint8Array }[] = [];
+  let end = 0;
+  const read = (from: number, to: number) => {
+    const inside = chunks.filter(({ offset, bytes }) => offset < to && offset + bytes.byteLength > from);
+    const [first] = inside;
+    if (first && inside.length === 1) return first.bytes.subarray(from - first.offset, to - first.offset);
+    const joined = new Uint8Array(to - from);
+    for (const { offset, bytes } of inside) {
+      const part = bytes.subarray(Math.max(from - offset, 0), to - offset);
+      joined.set(part, Math.max(offset - from, 0));
+    }
+    return joined;
+  };
+  return {
+    append(bytes) {
+      chunks.push({ offset: end, bytes });
+      end += bytes.byteLength;
+      return end - bytes.byteLength;
+    },
+    range: ([offset, byteLength]) => ({
+      byteLength,
+      read: (start = 0, stop = byteLength) => read(offset + start, offset + stop),
+    }),
+    find: () => undefined,
+    finish() {},
+  };
+}
