@@ -56,7 +56,7 @@ export function threadsExecutor({ workers, script }: ThreadsOptions): Executor {
       throw new HalftoneError(
         'runtime',
         `weight "${job.tensor}": expected a worker to finish it, got ${attempts} that ended (${messageOf(died)}); ` +
-          'try fewer workers, or less memory for each',
+          'try again with one worker',
         { cause: died, fields: { tensor: job.tensor } },
       );
     },

@@ -1,5 +1,5 @@
 /** Node only: the script of a worker thread. */
-import { type FileIdentity, fileSource } from '../files/file-source.ts';
+import { openRange } from './node.ts';
 import { serve } from './serve.ts';
 
-serve(({ file, offset, byteLength }) => fileSource(file as FileIdentity, offset, byteLength));
+serve(openRange);
