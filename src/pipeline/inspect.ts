@@ -1,11 +1,12 @@
 /** What a model is made of: operators, weights with their bytes and ranges, inputs and outputs. Runs nothing. */
 import { producerOf } from '../files/onnx/read.ts';
-import { writeOnnx } from '../files/onnx/write.ts';
+import { serializedBytes } from '../files/onnx/write.ts';
 import type { Model } from '../graph/model.ts';
-import { reference } from '../kernel/index.ts';
+import { bestKernel } from '../kernel/index.ts';
 import { findWeights, type WeightKind } from '../lowerings/weight.ts';
-import type { DType } from '../tensor/dtype.ts';
-import { quantizedOperatorsOf } from './prepare.ts';
+import { byteLengthOf, type DType } from '../tensor/dtype.ts';
+import { Tensor } from '../tensor/tensor.ts';
+import { quantizedOperatorsOf } from './quantized-operators.ts';
 
 export interface InspectedWeight {
   readonly tensor: string;
@@ -46,6 +47,26 @@ export interface Inspection {
   readonly quantized: readonly (readonly [op: string, count: number])[];
 }
 
+/** Bytes of a tensor that are looked at together. */
+const piece = 2 ** 24;
+
+/** The range of the finite values of a tensor that need not fit into memory. */
+function extentOf(tensor: Tensor): { min: number; max: number; nonFinite: number } {
+  const width = byteLengthOf(tensor.dtype, 1);
+  let min = Number.POSITIVE_INFINITY;
+  let max = Number.NEGATIVE_INFINITY;
+  let nonFinite = 0;
+  for (let start = 0; start < tensor.byteLength; start += piece) {
+    const bytes = tensor.bytesAt(start, Math.min(start + piece, tensor.byteLength));
+    const found = bestKernel().extent(new Tensor(tensor.dtype, [bytes.byteLength / width], bytes).floats());
+    nonFinite += found.nan + found.positiveInfinity + found.negativeInfinity;
+    if (found.finite === 0) continue;
+    min = Math.min(min, found.min);
+    max = Math.max(max, found.max);
+  }
+  return min <= max ? { min, max, nonFinite } : { min: 0, max: 0, nonFinite };
+}
+
 /** Describes a model. */
 export function inspect(model: Model): Inspection {
   const counts = new Map<string, number>();
@@ -56,7 +77,7 @@ export function inspect(model: Model): Inspection {
     nodes++;
   }
   const weights = findWeights(model).map(({ value, tensor, use, uses }): InspectedWeight => {
-    const { min, max, nan, positiveInfinity, negativeInfinity } = reference.extent(tensor.floats());
+    const { min, max, nonFinite } = extentOf(tensor);
     return {
       tensor: value.name,
       dtype: tensor.dtype,
@@ -66,7 +87,7 @@ export function inspect(model: Model): Inspection {
       bytes: tensor.byteLength,
       min,
       max,
-      nonFinite: nan + positiveInfinity + negativeInfinity,
+      nonFinite,
     };
   });
   const describe = (value: (typeof model.graph.inputs)[number]): InspectedValue => ({
@@ -93,7 +114,7 @@ export function inspect(model: Model): Inspection {
     operators: [...counts].sort((a, b) => b[1] - a[1]),
     parameters,
     weightBytes,
-    bytes: writeOnnx(model).byteLength,
+    bytes: serializedBytes(model),
     weights: weights.sort((a, b) => b.bytes - a.bytes),
     quantized: quantizedOperatorsOf(model),
   };

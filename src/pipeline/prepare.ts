@@ -1,50 +1,10 @@
 /** From a model as exported to one that is ready to be quantized: float in, float out. */
-import { HalftoneError } from '../base/errors.ts';
 import { readOnnx } from '../files/onnx/read.ts';
 import { writeOnnx } from '../files/onnx/write.ts';
 import type { Model } from '../graph/model.ts';
 import { type PassSkip, runPasses } from '../passes/index.ts';
 import type { Runtime } from '../runtime/runtime.ts';
 import type { Tensor } from '../tensor/tensor.ts';
-
-/** Operators that only quantized models hold. */
-const quantizedOperators = [
-  'QuantizeLinear',
-  'DequantizeLinear',
-  'DynamicQuantizeLinear',
-  'QLinearConv',
-  'QLinearMatMul',
-  'MatMulInteger',
-  'ConvInteger',
-  'MatMulNBits',
-  'MatMulBnb4',
-  'GatherBlockQuantized',
-  'DynamicQuantizeLSTM',
-  'DynamicQuantizeMatMul',
-  'QGemm',
-];
-
-/** The quantized operators of a model with their counts, most frequent first; empty for a float model. */
-export function quantizedOperatorsOf(model: Model): [op: string, count: number][] {
-  const counts = new Map<string, number>();
-  for (const node of model.nodes()) {
-    if (quantizedOperators.includes(node.op)) counts.set(node.op, (counts.get(node.op) ?? 0) + 1);
-  }
-  return [...counts].sort((a, b) => b[1] - a[1]);
-}
-
-/** @throws HalftoneError `unsupported` for a model that is already quantized. */
-export function refuseQuantized(model: Model): void {
-  const found = quantizedOperatorsOf(model);
-  if (found.length === 0) return;
-  const list = found.map(([op, count]) => `${count} ${op}`).join(', ');
-  throw new HalftoneError(
-    'unsupported',
-    `model: expected a float model, got one that is already quantized (${list}); ` +
-      'start from the float model, or allow it with --allow-quantized to quantize only what is still float',
-    { fields: { operators: found.map(([op]) => op) } },
-  );
-}
 
 /** A copy that shares nothing with the original but tensor data, which nobody changes. */
 export function cloneModel(model: Model): Model {

@@ -1,6 +1,6 @@
 /** The whole way from a float model to a quantized one with its report: seven steps, each a plain value. */
 import { HalftoneError } from '../base/errors.ts';
-import { modelParts, writeOnnx } from '../files/onnx/write.ts';
+import { serializedBytes, writeOnnx } from '../files/onnx/write.ts';
 import { inferDtypes } from '../graph/dtypes.ts';
 import type { Model } from '../graph/model.ts';
 import { quantizeBiases } from '../lowerings/qdq.ts';
@@ -12,7 +12,6 @@ import type { Runtime } from '../runtime/runtime.ts';
 import { watchFinite } from '../samples/finite.ts';
 import type { Samples } from '../samples/sample.ts';
 import { isHeldOut, remember, split, take } from '../samples/select.ts';
-import type { Tensor } from '../tensor/tensor.ts';
 import { lowerModel, tidy } from './apply.ts';
 import { batchesFor } from './batching.ts';
 import { calibrate, type Need, type Statistics } from './calibrate.ts';
@@ -29,7 +28,8 @@ import {
 import { type Executor, inlineExecutor } from './executor.ts';
 import { convertToFloat16 } from './float16.ts';
 import { makePlan, type Plan, type Planning } from './plan.ts';
-import { cloneModel, prepare, refuseQuantized } from './prepare.ts';
+import { cloneModel, prepare } from './prepare.ts';
+import { refuseQuantized } from './quantized-operators.ts';
 import { hasStaticActivations, makeRecipe, type Recipe, type RecipeInput, recipeKeys } from './recipe.ts';
 import type { Report, WeightResult } from './report.ts';
 import { type Matrices, simulate } from './simulate.ts';
@@ -250,16 +250,6 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
     notes,
   };
   return { model: result, report };
-}
-
-/** Bytes of the model in one file, or with external data. */
-function serializedBytes(model: Model): number {
-  let bytes = 0;
-  const put = (tensor: Tensor) => {
-    bytes += tensor.byteLength;
-    return { location: 'data', offset: bytes };
-  };
-  return modelParts(model, { external: { put } }).byteLength + bytes;
 }
 
 /** Before IR version 4 every initializer is listed as an input; from then on a listed one may be fed by the caller. */

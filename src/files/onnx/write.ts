@@ -116,6 +116,17 @@ export function writeOnnx(model: Model, options: WriteOptions = {}): Uint8Array 
   return bytes;
 }
 
+/** Bytes of the model in one file, or of one and its external data where it is too large; nothing is read or written. */
+export function serializedBytes(model: Model): number {
+  let outside = 0;
+  const put = (tensor: Tensor) => {
+    outside += tensor.byteLength;
+    return { location: 'data', offset: outside };
+  };
+  const isLarge = tensorBytes(model) > maxMessageBytes - 2 ** 24;
+  return modelParts(model, isLarge ? { external: { put } } : {}).byteLength + outside;
+}
+
 /** Bytes of all initializers and tensor attributes of all graphs. */
 export function tensorBytes(model: Model): number {
   let bytes = 0;
