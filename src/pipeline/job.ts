@@ -3,7 +3,7 @@ import { formatScheme, parseScheme } from '../formats/scheme.ts';
 import { bestKernel, type MatrixBytes, matrixBytes, matrixError } from '../kernel/index.ts';
 import { type SolveOptions, type SolverId, solverOf } from '../solvers/index.ts';
 import { byteLengthOf, type DType } from '../tensor/dtype.ts';
-import { isRowMajor, type MatrixView, matrixView, toMatrix } from '../tensor/matrix-view.ts';
+import { isRowMajor, isTransposed, type MatrixView, matrixView, toMatrix } from '../tensor/matrix-view.ts';
 import type { ByteSource, FileRange } from '../tensor/source.ts';
 import { type Shape, Tensor } from '../tensor/tensor.ts';
 
@@ -40,10 +40,6 @@ export type OpenRange = (range: FileRange) => ByteSource;
 /** True when rows can be read without reading the whole tensor: a matrix as it lies, or transposed. */
 export function canSplit(view: MatrixView): boolean {
   return isRowMajor(view) || isTransposed(view);
-}
-
-function isTransposed({ permutation }: MatrixView): boolean {
-  return permutation.length === 2 && permutation[0] === 1;
 }
 
 /** @throws HalftoneError as the solver, or `missing-data` when the bytes can no longer be read. */

@@ -71,12 +71,35 @@ function eachElement(view: MatrixView, visit: (matrixIndex: number, tensorIndex:
   }
 }
 
+/** Rows and columns of the squares that a matrix is turned over by: both sides stay in the cache. */
+const square = 64;
+
+/** `out[c·rows + r] = values[r·columns + c]`. */
+function turnOver<T extends Numbers>(values: T, rows: number, columns: number, out: T): T {
+  for (let top = 0; top < rows; top += square) {
+    const bottom = Math.min(top + square, rows);
+    for (let left = 0; left < columns; left += square) {
+      const right = Math.min(left + square, columns);
+      for (let row = top; row < bottom; row++) {
+        for (let column = left; column < right; column++) out[column * rows + row] = values[row * columns + column];
+      }
+    }
+  }
+  return out;
+}
+
+/** True when the matrix is the tensor turned over. */
+export function isTransposed({ permutation }: MatrixView): boolean {
+  return permutation.length === 2 && permutation[0] === 1;
+}
+
 type Numbers = Float32Array | Int8Array | Uint8Array | Int16Array | Uint16Array;
 
 /** The matrix of a tensor's values: rows·columns values, row-major. The same array where no reordering is needed. */
 export function toMatrix<T extends Numbers>(values: T, view: MatrixView): T {
   if (isRowMajor(view)) return values;
   const matrix = values.slice() as T;
+  if (isTransposed(view)) return turnOver(values, view.columns, view.rows, matrix);
   eachElement(view, (matrixIndex, tensorIndex) => {
     matrix[matrixIndex] = values[tensorIndex];
   });
@@ -87,6 +110,7 @@ export function toMatrix<T extends Numbers>(values: T, view: MatrixView): T {
 export function fromMatrix<T extends Numbers>(matrix: T, view: MatrixView): T {
   if (isRowMajor(view)) return matrix;
   const values = matrix.slice() as T;
+  if (isTransposed(view)) return turnOver(matrix, view.rows, view.columns, values);
   eachElement(view, (matrixIndex, tensorIndex) => {
     values[tensorIndex] = matrix[matrixIndex];
   });
