@@ -88,9 +88,9 @@ function turnOver<T extends Numbers>(values: T, rows: number, columns: number, o
   return out;
 }
 
-/** True when the matrix is the tensor turned over. */
-export function isTransposed({ permutation }: MatrixView): boolean {
-  return permutation.length === 2 && permutation[0] === 1;
+/** True when the tensor is the matrix turned over: [columns, rows]. */
+export function isTransposed({ permutation, rowAxes }: MatrixView): boolean {
+  return permutation.length === 2 && permutation[0] === 1 && rowAxes === 1;
 }
 
 type Numbers = Float32Array | Int8Array | Uint8Array | Int16Array | Uint16Array;
