@@ -5,5 +5,5 @@ export { coverInterval, type Grid, type Parameters, roundStored } from './grid.t
 export type { BlockLayout, ChannelLayout, Elements, Extent, Kernel } from './kernel.ts';
 export { dequantizeMatrix, matrixError, quantizeMatrix, signalToNoise } from './matrix.ts';
 export { dequantizeValue, quantizeValue, reference } from './reference.ts';
-export { loadedMatrix, type MatrixBytes, matrixBytes, storedMatrix } from './stored.ts';
+export { loadedMatrix, type MatrixBytes, matrixBytes, storedMatrix, zeroPointBytes } from './stored.ts';
 export { createWasmKernel } from './wasm.ts';

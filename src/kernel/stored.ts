@@ -8,6 +8,7 @@ import {
   type StoredMatrix,
 } from '../formats/quantized.ts';
 import type { Scheme } from '../formats/scheme.ts';
+import { byteLengthOf } from '../tensor/dtype.ts';
 import type { ByteSource } from '../tensor/source.ts';
 import { bytesOf, sizeOf, Tensor } from '../tensor/tensor.ts';
 import { bestKernel } from './best.ts';
@@ -28,6 +29,13 @@ export function matrixBytes(matrix: QuantizedMatrix): MatrixBytes {
     scales: Tensor.float32([scales.length], scales.slice()).converted(scheme.scaleType).bytes,
     zeroPoints: zeroPoints.every((zeroPoint) => zeroPoint === first) ? first : bytesOf(zeroPoints.slice()),
   };
+}
+
+/** One float32 zero point for each scale. */
+export function zeroPointBytes({ scales, zeroPoints }: MatrixBytes, scaleType: Scheme['scaleType']): Uint8Array {
+  if (typeof zeroPoints !== 'number') return zeroPoints;
+  const count = scales.byteLength / byteLengthOf(scaleType, 1);
+  return bytesOf(new Float32Array(count).fill(zeroPoints));
 }
 
 /** The highest bit of each code in a byte of packed codes: flipping it counts signed codes from the lowest. */

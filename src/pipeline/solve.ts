@@ -6,10 +6,9 @@ import { HalftoneError } from '../base/errors.ts';
 import { formatOf } from '../formats/index.ts';
 import { parameterLayout, type QuantizedMatrix } from '../formats/quantized.ts';
 import { formatScheme, parseScheme } from '../formats/scheme.ts';
-import { loadedMatrix, storedMatrix } from '../kernel/index.ts';
+import { loadedMatrix, storedMatrix, zeroPointBytes } from '../kernel/index.ts';
 import type { Weight } from '../lowerings/weight.ts';
 import { decibels } from '../metrics/error.ts';
-import { byteLengthOf } from '../tensor/dtype.ts';
 import { isRowMajor } from '../tensor/matrix-view.ts';
 import { withBiasRoom } from './bias-room.ts';
 import type { Executor } from './executor.ts';
@@ -246,7 +245,9 @@ class Collected {
       ...(notFinite > 0 ? { left: `${notFinite} of its numbers are NaN or infinite` } : {}),
       codes: [this.#codesAt ?? 0, this.#codesBytes],
       scales: this.#keep(this.#parts.map(({ scales }) => scales)),
-      zeroPoints: same ? zero : this.#keep(this.#parts.map(zeroPointBytes)),
+      zeroPoints: same
+        ? zero
+        : this.#keep(this.#parts.map((part) => zeroPointBytes(part, parseScheme(part.scheme).scaleType))),
     };
   }
 
@@ -260,13 +261,6 @@ class Collected {
     }
     return [offset ?? 0, byteLength];
   }
-}
-
-/** One zero point for each scale. */
-function zeroPointBytes({ scheme, scales, zeroPoints }: SolvedPart): Uint8Array {
-  if (typeof zeroPoints !== 'number') return zeroPoints;
-  const count = scales.byteLength / byteLengthOf(parseScheme(scheme).scaleType, 1);
-  return new Uint8Array(new Float32Array(count).fill(zeroPoints).buffer);
 }
 
 function matrixOf({ use }: Weight, finished: FinishedWeight, store: Store): QuantizedMatrix {
