@@ -2,8 +2,8 @@
 import { high, infinityBits, low, magnitude, scan, scanMagnitude } from './extent';
 
 /** The smallest normal float32. */
-const smallestScale: f64 = reinterpret<f32>(0x00800000);
-const largestFloat: f32 = reinterpret<f32>(0x7f7fffff);
+export const smallestScale: f64 = reinterpret<f32>(0x00800000);
+export const largestFloat: f32 = reinterpret<f32>(0x7f7fffff);
 
 /** The nearest number that float16 holds, ties to even. */
 function roundToHalf(value: f32): f32 {

@@ -5,6 +5,7 @@
 
 export { cover } from './cover';
 export { blockExtents, extent } from './extent';
+export { fit, fitAdd, fitConfigure, fitNext, fitScale, fitStart, fitZeroPoint } from './fit';
 export { pack, unpack } from './pack';
 export { dequantize, quantize } from './quantize';
 export { transpose1, transpose4 } from './transpose';

@@ -9,7 +9,7 @@ export interface Grid {
   readonly max: number;
   /** Whether every block has the zero point `zeroPoint`. */
   readonly symmetric: boolean;
-  /** The zero point of symmetric grids; not used by others. */
+  /** The zero point of symmetric grids, and the one in the middle, which a search tries too, of others. */
   readonly zeroPoint: number;
   /** Whether zero points are numbers of `scaleType` and not codes. Only of grids that are not symmetric. */
   readonly floatZeroPoint: boolean;

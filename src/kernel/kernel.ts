@@ -69,6 +69,21 @@ export interface Kernel {
   cover(values: Float32Array, layout: BlockLayout, grid: Grid, scales: Float32Array, zeroPoints: Float32Array): void;
 
   /**
+   * The parameters with which each block loses least: of many grids, fitted by least squares, the best one (fit.ts). A
+   * block with a value that is not finite gets the scale NaN and the zero point 0.
+   * @param importance how much the squared error of each column counts, finite and not negative; for columns beyond its
+   *   length it starts over. Where it is zero for a whole block, and by default, all columns count the same.
+   */
+  fit(
+    values: Float32Array,
+    layout: BlockLayout,
+    grid: Grid,
+    importance: Float32Array | undefined,
+    scales: Float32Array,
+    zeroPoints: Float32Array,
+  ): void;
+
+  /**
    * `codes = clamp(roundHalfToEven(values / scale) + zeroPoint, min, max)` with float32 division (onnx,
    * QuantizeLinear); a fractional zero point is added before rounding. NaN becomes `min`.
    */

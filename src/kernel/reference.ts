@@ -2,6 +2,7 @@
 import { HalftoneError } from '../base/errors.ts';
 import { roundHalfToEven } from '../base/round.ts';
 import type { Codes } from '../formats/quantized.ts';
+import { fit } from './fit.ts';
 import { coverInterval, type Grid, type Parameters } from './grid.ts';
 import type { BlockLayout, ChannelLayout, Elements, Extent, Kernel } from './kernel.ts';
 import { checkLayout, checkMatrix, eachBlock } from './layout.ts';
@@ -86,6 +87,8 @@ export const reference: Kernel = {
       zeroPoints[parameter] = finite === end - start ? found.zeroPoint : 0;
     });
   },
+
+  fit,
 
   quantize(
     values: Float32Array,

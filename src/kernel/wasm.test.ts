@@ -192,6 +192,55 @@ describe('codes', () => {
   });
 });
 
+describe('fit', () => {
+  const importances = fc.constantFrom('none', 'some', 'zeros', 'short');
+
+  function importanceOf(kind: string, columns: number): Float32Array | undefined {
+    const random = createRandom(columns);
+    const draw = () => (random() < 0.2 ? 0 : random() ** 8 * 100);
+    if (kind === 'none') return undefined;
+    if (kind === 'zeros') return new Float32Array(columns);
+    return Float32Array.from({ length: kind === 'some' ? columns : Math.ceil(columns / 3) }, draw);
+  }
+
+  it('finds what the reference finds', () => {
+    fc.assert(
+      fc.property(matrices(false), grid, fc.boolean(), importances, (matrix, drawn, positive, kind) => {
+        const importance = importanceOf(kind, matrix.columns);
+        const own = positive ? { ...drawn, positiveScale: true } : drawn;
+        const [a, b, c, d] = Array.from({ length: 4 }, () => new Float32Array(parametersOf(matrix)));
+        wasm.fit(matrix.values, matrix, own, importance, a, b);
+        reference.fit(matrix.values, matrix, own, importance, c, d);
+        expectSame(a, c);
+        expectSame(b, d);
+      }),
+      { seed, numRuns: 3000 },
+    );
+  });
+
+  it.each([
+    [1, 200_003, 200_003],
+    [1, 140_000, 70_001],
+    [3, 70_000, 32],
+    [3, 50_000, 700],
+  ])('finds it in windows: %i×%i in blocks of %i', (rows, columns, blockSize) => {
+    const gaussian = createGaussian(createRandom(9));
+    const values = Float32Array.from({ length: rows * columns }, () => gaussian() + 0.3);
+    for (const kind of ['none', 'some', 'short']) {
+      for (const drawn of [grids[12], grids[14], grids[16], grids[18], grids[22]]) {
+        if (drawn.floatZeroPoint && blockSize === 32) continue;
+        const matrix = { rows, columns, blockSize, values };
+        const importance = importanceOf(kind, columns);
+        const [a, b, c, d] = Array.from({ length: 4 }, () => new Float32Array(parametersOf(matrix)));
+        wasm.fit(values, matrix, drawn, importance, a, b);
+        reference.fit(values, matrix, drawn, importance, c, d);
+        expectSame(a, c);
+        expectSame(b, d);
+      }
+    }
+  });
+});
+
 describe('transpose', () => {
   it('turns elements of one, two and four bytes over', () => {
     fc.assert(

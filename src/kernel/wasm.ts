@@ -32,6 +32,31 @@ interface Exports {
     scales: number,
     zeroPoints: number,
   ): void;
+  fitConfigure(
+    lowest: number,
+    highest: number,
+    zeroPoint: number,
+    symmetric: Flag,
+    floatZeroPoint: Flag,
+    half: Flag,
+    positiveScale: Flag,
+  ): void;
+  fit(
+    values: number,
+    rows: number,
+    columns: number,
+    blockSize: number,
+    importance: number,
+    importanceLength: number,
+    scratch: number,
+    scales: number,
+    zeroPoints: number,
+  ): void;
+  fitStart(low: number, high: number, weighted: Flag): Flag;
+  fitAdd(values: number, length: number, importance: number, importanceLength: number, scratch: number): void;
+  fitNext(): Flag;
+  fitScale(): number;
+  fitZeroPoint(): number;
   quantize(
     values: number,
     rows: number,
@@ -68,6 +93,24 @@ function kindOf(codes: Codes): number {
 }
 
 const flag = (value: boolean): Flag => (value ? 1 : 0);
+
+const noImportance = new Float32Array(0);
+
+/** Elements of a long block that are fitted at a time, with all their scratch in the second-level cache. */
+const pieceLimit = 2 ** 14;
+
+/** What assembly/fit.ts needs for a block beside its values. */
+const scratchBytes = (length: number) => length * 18 + 160;
+
+/** The importance of `count` columns from `column` on, or less where it starts over at the first of them. */
+function rowOf(importance: Float32Array, column: number, count: number): Float32Array {
+  const { length } = importance;
+  if (length === 0) return importance;
+  const start = column % length;
+  if (start === 0 && length <= count) return importance;
+  if (start + count <= length) return importance.subarray(start, start + count);
+  return Float32Array.from({ length: count }, (_, i) => importance[(start + i) % length]);
+}
 
 /** Elements of a tile that is turned over, per byte of an element. */
 const tileBytes = 2 ** 20;
@@ -146,6 +189,45 @@ export function createWasmKernel(): Kernel {
         const zero = arena.output(zeroPoints, parameter, parameters);
         const address = arena.input(values, start, count);
         wasm.cover(address, rows, columns, blockSize, min, max, zeroPoint, ...flags, scale, zero);
+        arena.deliver();
+      }
+    },
+
+    fit(
+      values: Float32Array,
+      layout: BlockLayout,
+      grid: Grid,
+      importance: Float32Array | undefined,
+      scales: Float32Array,
+      zeroPoints: Float32Array,
+    ): void {
+      checkLayout(values.length, layout, scales, zeroPoints);
+      const { min, max, zeroPoint, symmetric, floatZeroPoint, scaleType, positiveScale } = grid;
+      const flags = [
+        flag(symmetric),
+        flag(floatZeroPoint),
+        flag(scaleType === 'float16'),
+        flag(positiveScale),
+      ] as const;
+      wasm.fitConfigure(min, max, zeroPoint, ...flags);
+      const weights = importance?.subarray(0, layout.columns) ?? noImportance;
+      if (isLong(layout)) {
+        eachBlock(layout, (start, end, parameter) => {
+          const finite = fitLong(values.subarray(start, end), weights, start % layout.columns);
+          scales[parameter] = finite ? wasm.fitScale() : Number.NaN;
+          zeroPoints[parameter] = finite ? wasm.fitZeroPoint() : 0;
+        });
+        return;
+      }
+      for (const window of windows(layout, windowLimit)) {
+        const { start, count, parameter, parameters, rows, columns, blockSize } = window;
+        const address = arena.input(values, start, count);
+        const own = rowOf(weights, start % layout.columns, columns);
+        const weight = arena.input(own, 0, own.length);
+        const scale = arena.output(scales, parameter, parameters);
+        const zero = arena.output(zeroPoints, parameter, parameters);
+        const scratch = arena.reserve(scratchBytes(Math.min(blockSize, columns)));
+        wasm.fit(address, rows, columns, blockSize, weight, own.length, scratch, scale, zero);
         arena.deliver();
       }
     },
@@ -249,6 +331,25 @@ export function createWasmKernel(): Kernel {
       }
     },
   };
+
+  /** Fits one block piece by piece, as often as the search wants to see it. Returns false if it is not finite. */
+  function fitLong(values: Float32Array, importance: Float32Array, column: number): boolean {
+    const { length } = values;
+    const { min, max, finite } = kernel.extent(values);
+    if (finite < length) return false;
+    const weighted = rowOf(importance, column, length).some((weight) => weight > 0);
+    if (!wasm.fitStart(min, max, flag(weighted))) return true;
+    do {
+      for (let start = 0; start < length; start += pieceLimit) {
+        const count = Math.min(pieceLimit, length - start);
+        const own = rowOf(importance, column + start, count);
+        const address = arena.input(values, start, count);
+        wasm.fitAdd(address, count, arena.input(own, 0, own.length), own.length, arena.reserve(scratchBytes(count)));
+        arena.reset();
+      }
+    } while (wasm.fitNext());
+    return true;
+  }
 
   /** Turns a tile over: rows in, whole runs where rows or columns are not cut; columns out. */
   function turnTile<T extends Elements>(

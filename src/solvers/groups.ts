@@ -119,7 +119,7 @@ export function solveMatrix(
   const constraints: Constraints = {
     format,
     symmetric,
-    zeroPoint: symmetric ? symmetricZeroPoint(format, { reduceRange }) : 0,
+    zeroPoint: symmetricZeroPoint(format, { reduceRange }),
     floatZeroPoint: scheme.zeroPointType === 'float',
     ...allowedCodes(format, symmetric, reduceRange),
     scaleType,

@@ -3,61 +3,40 @@ import { describe, expect, it } from 'vitest';
 import { createGaussian, createRandom } from '../base/random.ts';
 import { parseScheme } from '../formats/scheme.ts';
 import { dequantizeMatrix, matrixError, signalToNoise } from '../kernel/index.ts';
-import { eachGroup, solveMatrix, sortGroup } from './groups.ts';
+import { sortGroup } from './groups.ts';
 import { solverOf } from './index.ts';
-import { floatZeroFit, integerZeroFit, type Method, symmetricFit } from './search.ts';
 
 const count = 2 ** 16;
 const columns = 1024;
 const normal = Float32Array.from({ length: count }, createGaussian(createRandom(1)));
 
-/** The ratio that one method alone reaches. */
-function ratioOf(method: Method, text: string): number {
-  const matrix = solveMatrix(
-    normal,
-    count / columns,
-    columns,
-    parseScheme(text),
-    {},
-    eachGroup((group, constraints, found) => {
-      sortGroup(group);
-      if (!method(group, constraints, found)) throw new Error('found nothing');
-      found.scale = constraints.round(found.scale);
-      if (constraints.floatZeroPoint) found.zeroPoint = constraints.round(found.zeroPoint);
-    }),
-  );
-  return signalToNoise(normal, matrix);
-}
-
 const searched = (text: string) =>
   signalToNoise(normal, solverOf('search').solve(normal, count / columns, columns, parseScheme(text)));
 
-/** ALGORITHMS, appendix A: decibels at 2, 3 and 4 bits for methods a, b and c; Gaussian weights, float16 scales. */
+/**
+ * ALGORITHMS, appendix A: decibels at 2, 3 and 4 bits with a fixed, an integer and a float zero point; Gaussian weights,
+ * float16 scales.
+ */
 const table = [
-  { block: 16, a: [10.4, 16.89, 23.1], b: [10.43, 17.07, 23.51], c: [11.64, 18.5, 25.14] },
-  { block: 32, a: [9.53, 15.79, 21.84], b: [9.59, 15.89, 22.2], c: [10.18, 16.64, 23.12] },
-  { block: 128, a: [8.65, 14.52, 20.23], b: [8.79, 14.62, 20.45], c: [8.62, 14.47, 20.63] },
+  { block: 16, sym: [10.4, 16.89, 23.1], asym: [10.43, 17.07, 23.51], float: [11.64, 18.5, 25.14] },
+  { block: 32, sym: [9.53, 15.79, 21.84], asym: [9.59, 15.89, 22.2], float: [10.18, 16.64, 23.12] },
+  { block: 128, sym: [8.65, 14.52, 20.23], asym: [8.79, 14.62, 20.45], float: [8.62, 14.47, 20.63] },
 ];
 
+const kinds = { sym: 'sym', asym: 'asym', float: 'asym:float-zero' };
+
 const cases = table.flatMap(({ block, ...rows }) =>
-  (['a', 'b', 'c'] as const).flatMap((method) =>
-    rows[method].map((expected, i) => ({ block, method, bits: i + 2, expected })),
+  (['sym', 'asym', 'float'] as const).flatMap((kind) =>
+    rows[kind].map((expected, i) => ({ text: `int${i + 2}:g${block}:${kinds[kind]}`, kind, expected })),
   ),
 );
 
-const methods = {
-  a: { method: symmetricFit, kind: 'sym' },
-  b: { method: integerZeroFit, kind: 'asym' },
-  c: { method: floatZeroFit, kind: 'asym:float-zero' },
-};
-
 describe('signal to noise of Gaussian weights', () => {
-  it.each(cases)('method $method, $bits bits, blocks of $block: $expected dB', ({ block, method, bits, expected }) => {
-    const { method: fit, kind } = methods[method];
-    const text = `int${bits}:g${block}:${kind}`;
-    const alone = ratioOf(fit, text);
-    expect(Math.abs(alone - expected)).toBeLessThan(0.15);
-    expect(searched(text)).toBeGreaterThan(alone - 1e-3);
+  it.each(cases)('$text: $expected dB', ({ text, kind, expected }) => {
+    const found = searched(text);
+    expect(found).toBeGreaterThan(expected - 0.05);
+    // The table has each method alone; without symmetry all of them compete.
+    if (kind === 'sym') expect(found).toBeLessThan(expected + 0.05);
   });
 
   it('of one bit has its closed form', () => {

@@ -1,0 +1,320 @@
+/**
+ * Lists of grids to try on a block in fixed point, and their sums: see `Candidates` in src/kernel/fit.ts. A list holds, one
+ * behind the other, for each grid: factor, offset, lowest and highest level (16 bits each) and zero point (64 bits).
+ */
+
+/** Most grids of a list. */
+const most: usize = 192;
+
+const offsetAt: usize = 2 * most;
+const lowAt: usize = 4 * most;
+const highAt: usize = 6 * most;
+const zeroAt: usize = 8 * most;
+
+/** Sums of the list at hand: Σ w·element·level, Σ w·level² and Σ w·level of the even elements, or of all. */
+export const crosses: usize = memory.data(1536, 16);
+export const squares: usize = memory.data(1536, 16);
+export const linears: usize = memory.data(1536, 16);
+
+/** The same of the odd elements, with importance. */
+const oddCrosses: usize = memory.data(1536, 16);
+const oddSquares: usize = memory.data(1536, 16);
+const oddLinears: usize = memory.data(1536, 16);
+
+/** What `refit` finds, of even and of odd elements. */
+export let refitCross: v128 = i64x2.splat(0);
+export let refitFirst: v128 = i64x2.splat(0);
+
+/** The nearest number of 16 bits and a sign, saturated. */
+export function toFixed(value: f64): i16 {
+  return <i16>nearest<f64>(min<f64>(max<f64>(value, -32767), 32767));
+}
+
+export function setCandidate(list: usize, index: i32, factor: f64, offset: f64, low: f64, high: f64, zero: f64): void {
+  const at = list + ((<usize>index) << 1);
+  store<i16>(at, toFixed(factor));
+  store<i16>(at + offsetAt, toFixed(offset));
+  store<i16>(at + lowAt, <i16>low);
+  store<i16>(at + highAt, <i16>high);
+  store<f64>(list + zeroAt + ((<usize>index) << 3), zero);
+}
+
+/** Changes one factor. */
+export function setFactor(list: usize, index: i32, factor: f64): void {
+  store<i16>(list + ((<usize>index) << 1), toFixed(factor));
+}
+
+export function zeroPointOf(list: usize, index: i32): f64 {
+  return load<f64>(list + zeroAt + ((<usize>index) << 3));
+}
+
+/** Sums begin at zero. */
+export function clearSums(count: i32, linear: bool): void {
+  const none = i64x2.splat(0);
+  for (let i: usize = 0; i < (<usize>count) << 3; i += 16) {
+    v128.store(crosses + i, none);
+    v128.store(squares + i, none);
+    if (linear) v128.store(linears + i, none);
+  }
+}
+
+/** The same, of even and odd elements. */
+export function clearOddSums(count: i32): void {
+  const none = i64x2.splat(0);
+  for (let i: usize = 0; i < (<usize>count) << 3; i += 16) {
+    v128.store(oddCrosses + i, none);
+    v128.store(oddSquares + i, none);
+    v128.store(oddLinears + i, none);
+  }
+}
+
+/** Adds the sums of the odd elements to those of the even ones. */
+export function joinSums(count: i32): void {
+  for (let i: usize = 0; i < (<usize>count) << 3; i += 8) {
+    store<f64>(crosses + i, load<f64>(crosses + i) + load<f64>(oddCrosses + i));
+    store<f64>(squares + i, load<f64>(squares + i) + load<f64>(oddSquares + i));
+    store<f64>(linears + i, load<f64>(linears + i) + load<f64>(oddLinears + i));
+  }
+}
+
+/** Tags for what differs between loops at compile time: the bits behind the point, and whether Σ level is needed. */
+export type SixBits = u8;
+export type TenBits = u16;
+export type WithLinear = u8;
+export type WithoutLinear = u16;
+
+/** Eight levels. */
+function levels<Bits>(elements: v128, factor: v128, offset: v128, low: v128, high: v128): v128 {
+  const sum = i16x8.add_sat_s(i16x8.q15mulr_sat_s(elements, factor), offset);
+  const level = sizeof<Bits>() === sizeof<SixBits>() ? i16x8.shr_s(sum, 6) : i16x8.shr_s(sum, 10);
+  return i16x8.max_s(low, i16x8.min_s(high, level));
+}
+
+/** Adds four sums of four lanes to pairs of doubles: a and b to `first`, c and d to `second`. */
+function addSums(a: v128, b: v128, c: v128, d: v128, first: usize, second: usize): void {
+  const ab = i32x4.add(v128.shuffle<u32>(a, b, 0, 4, 1, 5), v128.shuffle<u32>(a, b, 2, 6, 3, 7));
+  const cd = i32x4.add(v128.shuffle<u32>(c, d, 0, 4, 1, 5), v128.shuffle<u32>(c, d, 2, 6, 3, 7));
+  const front = i32x4.add(ab, v128.shuffle<u64>(ab, ab, 1, 0));
+  const back = i32x4.add(cd, v128.shuffle<u64>(cd, cd, 1, 0));
+  v128.store(first, f64x2.add(v128.load(first), f64x2.convert_low_i32x4_s(front)));
+  v128.store(second, f64x2.add(v128.load(second), f64x2.convert_low_i32x4_s(back)));
+}
+
+/** Elements after which sums of 32 bits are added to doubles: 256·32767·255 < 2^31. */
+const chunk = 256;
+
+/**
+ * Adds the sums of two neighbouring grids over `length` elements, a multiple of 8 and at most `chunk`; the last `padding`
+ * elements are zeros that do not count.
+ */
+function sumPair<Bits, Linear>(list: usize, index: i32, elements: usize, length: i32, padding: i32): void {
+  const at = list + ((<usize>index) << 1);
+  const factor = v128.load16_splat(at);
+  const nextFactor = v128.load16_splat(at, 2);
+  const offset = v128.load16_splat(at + offsetAt);
+  const nextOffset = v128.load16_splat(at + offsetAt, 2);
+  const low = v128.load16_splat(at + lowAt);
+  const nextLow = v128.load16_splat(at + lowAt, 2);
+  const high = v128.load16_splat(at + highAt);
+  const nextHigh = v128.load16_splat(at + highAt, 2);
+  const ones = i16x8.splat(1);
+  let cross = i32x4.splat(0);
+  let square = i32x4.splat(0);
+  let linear = i32x4.splat(0);
+  let nextCross = i32x4.splat(0);
+  let nextSquare = i32x4.splat(0);
+  let nextLinear = i32x4.splat(0);
+  for (const end = elements + ((<usize>length) << 1); elements < end; elements += 16) {
+    const own = v128.load(elements);
+    const level = levels<Bits>(own, factor, offset, low, high);
+    cross = i32x4.add(cross, i32x4.dot_i16x8_s(own, level));
+    square = i32x4.add(square, i32x4.dot_i16x8_s(level, level));
+    const nextLevel = levels<Bits>(own, nextFactor, nextOffset, nextLow, nextHigh);
+    nextCross = i32x4.add(nextCross, i32x4.dot_i16x8_s(own, nextLevel));
+    nextSquare = i32x4.add(nextSquare, i32x4.dot_i16x8_s(nextLevel, nextLevel));
+    if (sizeof<Linear>() === sizeof<WithLinear>()) {
+      linear = i32x4.add(linear, i32x4.dot_i16x8_s(level, ones));
+      nextLinear = i32x4.add(nextLinear, i32x4.dot_i16x8_s(nextLevel, ones));
+    }
+  }
+  const sums = (<usize>index) << 3;
+  addSums(cross, nextCross, square, nextSquare, crosses + sums, squares + sums);
+  if (sizeof<Linear>() === sizeof<WithLinear>()) {
+    const none = i32x4.splat(0);
+    addSums(linear, nextLinear, none, none, linears + sums, squares + sums);
+    if (padding > 0) {
+      const idle = <f64>i16x8.extract_lane_s(levels<Bits>(none, factor, offset, low, high), 0);
+      const nextIdle = <f64>i16x8.extract_lane_s(levels<Bits>(none, nextFactor, nextOffset, nextLow, nextHigh), 0);
+      const count = <f64>padding;
+      store<f64>(linears + sums, load<f64>(linears + sums) - count * idle);
+      store<f64>(linears + sums, load<f64>(linears + sums, 8) - count * nextIdle, 8);
+      store<f64>(squares + sums, load<f64>(squares + sums) - count * idle * idle);
+      store<f64>(squares + sums, load<f64>(squares + sums, 8) - count * nextIdle * nextIdle, 8);
+    }
+  }
+}
+
+/**
+ * The same for a list whose grids differ in their factors alone, and without Σ level. What is read once stays in
+ * registers.
+ */
+function sumPairs<Bits>(list: usize, count: i32, elements: usize, length: i32): void {
+  const offset = v128.load16_splat(list + offsetAt);
+  const low = v128.load16_splat(list + lowAt);
+  const high = v128.load16_splat(list + highAt);
+  const end = elements + ((<usize>length) << 1);
+  for (let index: usize = 0; index < <usize>count; index += 2) {
+    const factor = v128.load16_splat(list + (index << 1));
+    const nextFactor = v128.load16_splat(list + (index << 1), 2);
+    let cross = i32x4.splat(0);
+    let square = i32x4.splat(0);
+    let nextCross = i32x4.splat(0);
+    let nextSquare = i32x4.splat(0);
+    for (let at = elements; at < end; at += 16) {
+      const own = v128.load(at);
+      const level = levels<Bits>(own, factor, offset, low, high);
+      cross = i32x4.add(cross, i32x4.dot_i16x8_s(own, level));
+      square = i32x4.add(square, i32x4.dot_i16x8_s(level, level));
+      const nextLevel = levels<Bits>(own, nextFactor, offset, low, high);
+      nextCross = i32x4.add(nextCross, i32x4.dot_i16x8_s(own, nextLevel));
+      nextSquare = i32x4.add(nextSquare, i32x4.dot_i16x8_s(nextLevel, nextLevel));
+    }
+    addSums(cross, nextCross, square, nextSquare, crosses + (index << 3), squares + (index << 3));
+  }
+}
+
+/** Adds the sums of all grids of a list that differ in their factors alone. */
+export function correlateShared<Bits>(list: usize, count: i32, elements: usize, length: i32): void {
+  for (let start = 0; start < length; start += chunk) {
+    sumPairs<Bits>(list, count, elements + ((<usize>start) << 1), (min(chunk, length - start) + 7) & ~7);
+  }
+}
+
+/** Adds the sums of all grids of a list, an even number with zeros behind, over elements padded to a multiple of 8. */
+export function correlate<Bits, Linear>(list: usize, count: i32, elements: usize, length: i32): void {
+  for (let start = 0; start < length; start += chunk) {
+    const own = min(chunk, length - start);
+    const padded = (own + 7) & ~7;
+    const at = elements + ((<usize>start) << 1);
+    for (let index = 0; index < count; index += 2) sumPair<Bits, Linear>(list, index, at, padded, padded - own);
+  }
+}
+
+/** Adds w·level·element, w·level² and w·level of two elements. */
+let crossPair: v128 = i64x2.splat(0);
+let squarePair: v128 = i64x2.splat(0);
+let linearPair: v128 = i64x2.splat(0);
+
+function addPair(level: v128, weights: usize, elements: usize): void {
+  const own = f64x2.convert_low_i32x4_s(level);
+  const weighted = f64x2.mul(v128.load(weights), own);
+  crossPair = f64x2.add(crossPair, f64x2.mul(weighted, v128.load(elements)));
+  squarePair = f64x2.add(squarePair, f64x2.mul(weighted, own));
+  linearPair = f64x2.add(linearPair, weighted);
+}
+
+/**
+ * Adds the weighted sums of all grids over elements padded to a multiple of 8; padding has the weight 0. The elements come
+ * as 16-bit numbers and as doubles.
+ */
+export function correlateWeighted<Bits>(
+  list: usize,
+  count: i32,
+  elements: usize,
+  length: i32,
+  doubles: usize,
+  weights: usize,
+): void {
+  for (let index: usize = 0; index < <usize>count; index++) {
+    const at = list + (index << 1);
+    const sums = index << 3;
+    const factor = v128.load16_splat(at);
+    const offset = v128.load16_splat(at + offsetAt);
+    const low = v128.load16_splat(at + lowAt);
+    const high = v128.load16_splat(at + highAt);
+    crossPair = f64x2.replace_lane(v128.load64_splat(crosses + sums), 1, load<f64>(oddCrosses + sums));
+    squarePair = f64x2.replace_lane(v128.load64_splat(squares + sums), 1, load<f64>(oddSquares + sums));
+    linearPair = f64x2.replace_lane(v128.load64_splat(linears + sums), 1, load<f64>(oddLinears + sums));
+    for (let i: usize = 0; i < <usize>length; i += 8) {
+      const level = levels<Bits>(v128.load(elements + (i << 1)), factor, offset, low, high);
+      const front = i32x4.extend_low_i16x8_s(level);
+      const back = i32x4.extend_high_i16x8_s(level);
+      const place = i << 3;
+      addPair(front, weights + place, doubles + place);
+      addPair(v128.shuffle<u64>(front, front, 1, 0), weights + place + 16, doubles + place + 16);
+      addPair(back, weights + place + 32, doubles + place + 32);
+      addPair(v128.shuffle<u64>(back, back, 1, 0), weights + place + 48, doubles + place + 48);
+    }
+    store<f64>(crosses + sums, f64x2.extract_lane(crossPair, 0));
+    store<f64>(squares + sums, f64x2.extract_lane(squarePair, 0));
+    store<f64>(linears + sums, f64x2.extract_lane(linearPair, 0));
+    store<f64>(oddCrosses + sums, f64x2.extract_lane(crossPair, 1));
+    store<f64>(oddSquares + sums, f64x2.extract_lane(squarePair, 1));
+    store<f64>(oddLinears + sums, f64x2.extract_lane(linearPair, 1));
+  }
+}
+
+/** Begins to refit. */
+export function clearRefit(): void {
+  refitCross = i64x2.splat(0);
+  refitFirst = i64x2.splat(0);
+}
+
+/** Adds level·value and value of two elements. */
+function refitPair(level: v128, values: v128): void {
+  refitCross = f64x2.add(refitCross, f64x2.mul(values, f64x2.convert_low_i32x4_s(level)));
+  refitFirst = f64x2.add(refitFirst, values);
+}
+
+/**
+ * Adds Σ w·value·level of one grid and Σ w·value, with the values themselves; `weights` is 0 without importance.
+ */
+export function refit<Bits>(
+  list: usize,
+  index: i32,
+  values: usize,
+  elements: usize,
+  length: i32,
+  weights: usize,
+): void {
+  const at = list + ((<usize>index) << 1);
+  const factor = v128.load16_splat(at);
+  const offset = v128.load16_splat(at + offsetAt);
+  const low = v128.load16_splat(at + lowAt);
+  const high = v128.load16_splat(at + highAt);
+  const vectors = <usize>(length & ~7);
+  for (let i: usize = 0; i < vectors; i += 8) {
+    const level = levels<Bits>(v128.load(elements + (i << 1)), factor, offset, low, high);
+    const front = i32x4.extend_low_i16x8_s(level);
+    const back = i32x4.extend_high_i16x8_s(level);
+    let a = f64x2.promote_low_f32x4(v128.load64_zero(values + (i << 2)));
+    let b = f64x2.promote_low_f32x4(v128.load64_zero(values + (i << 2), 8));
+    let c = f64x2.promote_low_f32x4(v128.load64_zero(values + (i << 2), 16));
+    let d = f64x2.promote_low_f32x4(v128.load64_zero(values + (i << 2), 24));
+    if (weights !== 0) {
+      a = f64x2.mul(v128.load(weights + (i << 3)), a);
+      b = f64x2.mul(v128.load(weights + (i << 3), 16), b);
+      c = f64x2.mul(v128.load(weights + (i << 3), 32), c);
+      d = f64x2.mul(v128.load(weights + (i << 3), 48), d);
+    }
+    refitPair(front, a);
+    refitPair(v128.shuffle<u64>(front, front, 1, 0), b);
+    refitPair(back, c);
+    refitPair(v128.shuffle<u64>(back, back, 1, 0), d);
+  }
+  if (vectors === <usize>length) return;
+  const level = levels<Bits>(v128.load(elements + (vectors << 1)), factor, offset, low, high);
+  v128.store(lastLevels, level);
+  for (let i = vectors; i < <usize>length; i += 2) {
+    const own = <i32>load<i16>(lastLevels + ((i - vectors) << 1));
+    const next = <i32>load<i16>(lastLevels + ((i - vectors) << 1), 2);
+    // Behind the last element lies another block: it must not count.
+    const some = i + 1 < <usize>length;
+    let pair = f64x2.splat(load<f32>(values + (i << 2)));
+    pair = f64x2.replace_lane(pair, 1, some ? <f64>load<f32>(values + (i << 2), 4) : 0);
+    if (weights !== 0) pair = f64x2.mul(v128.load(weights + (i << 3)), pair);
+    refitPair(i32x4.replace_lane(i32x4.splat(own), 1, next), pair);
+  }
+}
+
+const lastLevels: usize = memory.data(16, 16);
