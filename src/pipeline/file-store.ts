@@ -28,6 +28,8 @@ interface Header {
   /** What the run does, to what. */
   readonly fingerprint: string;
   readonly process: number;
+  /** Tells the process from a later one of the same number, where the system says when it started. */
+  readonly started?: string;
 }
 
 export interface FileStoreOptions {
@@ -50,10 +52,11 @@ export function unfinishedPaths(output: string): { data: string; journal: string
 export function openFileStore(output: string, { identity, resume = false }: FileStoreOptions): FileStore {
   const paths = unfinishedPaths(output);
   const fingerprint = createHash('sha256').update(JSON.stringify(identity)).digest('hex');
-  const header: Header = { halftone: 'journal', fingerprint, process: process.pid };
+  const started = startOf(process.pid);
+  const header: Header = { halftone: 'journal', fingerprint, process: process.pid, ...(started ? { started } : {}) };
   return guarded(output, () => {
     const earlier = readJournal(paths.journal);
-    if (earlier && isAlive(earlier.header.process)) {
+    if (earlier && isAlive(earlier.header)) {
       throw new HalftoneError(
         'usage',
         `${output}: expected to be the only one that writes it, got process ${earlier.header.process} at work on it; ` +
@@ -160,12 +163,25 @@ function wholeWeights(weights: readonly FinishedWeight[], size: number): Finishe
   return broken < 0 ? [...weights] : weights.slice(0, broken);
 }
 
-function isAlive(id: number): boolean {
+function isAlive({ process: id, started }: Header): boolean {
   if (id === process.pid) return false;
   try {
     process.kill(id, 0);
-    return true;
   } catch (error) {
     return (error as NodeJS.ErrnoException).code === 'EPERM';
+  }
+  return startOf(id) === started;
+}
+
+/** When a process started, in ticks since boot; undefined for one that has ended, and where there is no /proc. */
+export function startOf(id: number): string | undefined {
+  try {
+    // Behind the name in parentheses: the state, and as the 20th field the start (proc(5), /proc/pid/stat).
+    const [state, ...fields] = readFileSync(`/proc/${id}/stat`, 'utf8')
+      .replace(/^.*\) /s, '')
+      .split(' ');
+    return state === 'Z' || state === 'X' ? undefined : fields[18];
+  } catch {
+    return undefined;
   }
 }
