@@ -39,6 +39,35 @@ export function setCandidate(list: usize, index: i32, factor: f64, offset: f64, 
   store<f64>(list + zeroAt + ((<usize>index) << 3), zero);
 }
 
+/** 1.5·2^52: doubles near it hold an integer in their lowest bits. */
+const magic: f64 = 6755399441055744;
+
+/** Stores the lowest 16 bits of two integers. */
+function storePair(at: usize, integers: v128): void {
+  const bits = f64x2.add(integers, f64x2.splat(magic));
+  v128.store_lane<u16>(at, bits, 0);
+  v128.store_lane<u16>(at, bits, 4, 2);
+}
+
+/** Two neighbouring grids at once. */
+export function setPair(
+  list: usize,
+  index: i32,
+  factors: v128,
+  offsets: v128,
+  lows: v128,
+  highs: v128,
+  zeros: v128,
+): void {
+  const at = list + ((<usize>index) << 1);
+  const limit = f64x2.splat(32767);
+  storePair(at, f64x2.pmin(limit, f64x2.pmax(f64x2.neg(limit), factors)));
+  storePair(at + offsetAt, offsets);
+  storePair(at + lowAt, lows);
+  storePair(at + highAt, highs);
+  v128.store(list + zeroAt + ((<usize>index) << 3), zeros);
+}
+
 /** Changes one factor. */
 export function setFactor(list: usize, index: i32, factor: f64): void {
   store<i16>(list + ((<usize>index) << 1), toFixed(factor));
@@ -92,12 +121,16 @@ function levels<Bits>(elements: v128, factor: v128, offset: v128, low: v128, hig
 
 /** Adds four sums of four lanes to pairs of doubles: a and b to `first`, c and d to `second`. */
 function addSums(a: v128, b: v128, c: v128, d: v128, first: usize, second: usize): void {
-  const ab = i32x4.add(v128.shuffle<u32>(a, b, 0, 4, 1, 5), v128.shuffle<u32>(a, b, 2, 6, 3, 7));
-  const cd = i32x4.add(v128.shuffle<u32>(c, d, 0, 4, 1, 5), v128.shuffle<u32>(c, d, 2, 6, 3, 7));
-  const front = i32x4.add(ab, v128.shuffle<u64>(ab, ab, 1, 0));
-  const back = i32x4.add(cd, v128.shuffle<u64>(cd, cd, 1, 0));
+  const front = joinLanes(a, b);
+  const back = joinLanes(c, d);
   v128.store(first, f64x2.add(v128.load(first), f64x2.convert_low_i32x4_s(front)));
   v128.store(second, f64x2.add(v128.load(second), f64x2.convert_low_i32x4_s(back)));
+}
+
+/** The sums of the lanes of a and b, in the first two lanes. */
+function joinLanes(a: v128, b: v128): v128 {
+  const sums = i32x4.add(v128.shuffle<u32>(a, b, 0, 4, 1, 5), v128.shuffle<u32>(a, b, 2, 6, 3, 7));
+  return i32x4.add(sums, v128.shuffle<u64>(sums, sums, 1, 0));
 }
 
 /** Elements after which sums of 32 bits are added to doubles: 256·32767·255 < 2^31. */
@@ -200,17 +233,13 @@ export function correlate<Bits, Linear>(list: usize, count: i32, elements: usize
   }
 }
 
-/** Adds w·level·element, w·level² and w·level of two elements. */
-let crossPair: v128 = i64x2.splat(0);
-let squarePair: v128 = i64x2.splat(0);
-let linearPair: v128 = i64x2.splat(0);
+/** Two levels of four or more, as doubles: the first two, or those behind. */
+function frontLevels(levels: v128): v128 {
+  return f64x2.convert_low_i32x4_s(levels);
+}
 
-function addPair(level: v128, weights: usize, elements: usize): void {
-  const own = f64x2.convert_low_i32x4_s(level);
-  const weighted = f64x2.mul(v128.load(weights), own);
-  crossPair = f64x2.add(crossPair, f64x2.mul(weighted, v128.load(elements)));
-  squarePair = f64x2.add(squarePair, f64x2.mul(weighted, own));
-  linearPair = f64x2.add(linearPair, weighted);
+function backLevels(levels: v128): v128 {
+  return f64x2.convert_low_i32x4_s(v128.shuffle<u64>(levels, levels, 1, 0));
 }
 
 /**
@@ -232,25 +261,40 @@ export function correlateWeighted<Bits>(
     const offset = v128.load16_splat(at + offsetAt);
     const low = v128.load16_splat(at + lowAt);
     const high = v128.load16_splat(at + highAt);
-    crossPair = f64x2.replace_lane(v128.load64_splat(crosses + sums), 1, load<f64>(oddCrosses + sums));
-    squarePair = f64x2.replace_lane(v128.load64_splat(squares + sums), 1, load<f64>(oddSquares + sums));
-    linearPair = f64x2.replace_lane(v128.load64_splat(linears + sums), 1, load<f64>(oddLinears + sums));
+    let cross = f64x2.replace_lane(v128.load64_splat(crosses + sums), 1, load<f64>(oddCrosses + sums));
+    let square = f64x2.replace_lane(v128.load64_splat(squares + sums), 1, load<f64>(oddSquares + sums));
+    let linear = f64x2.replace_lane(v128.load64_splat(linears + sums), 1, load<f64>(oddLinears + sums));
     for (let i: usize = 0; i < <usize>length; i += 8) {
       const level = levels<Bits>(v128.load(elements + (i << 1)), factor, offset, low, high);
       const front = i32x4.extend_low_i16x8_s(level);
       const back = i32x4.extend_high_i16x8_s(level);
-      const place = i << 3;
-      addPair(front, weights + place, doubles + place);
-      addPair(v128.shuffle<u64>(front, front, 1, 0), weights + place + 16, doubles + place + 16);
-      addPair(back, weights + place + 32, doubles + place + 32);
-      addPair(v128.shuffle<u64>(back, back, 1, 0), weights + place + 48, doubles + place + 48);
+      const weight = weights + (i << 3);
+      const element = doubles + (i << 3);
+      const a = frontLevels(front);
+      const b = backLevels(front);
+      const c = frontLevels(back);
+      const d = backLevels(back);
+      const weightedA = f64x2.mul(v128.load(weight), a);
+      const weightedB = f64x2.mul(v128.load(weight, 16), b);
+      const weightedC = f64x2.mul(v128.load(weight, 32), c);
+      const weightedD = f64x2.mul(v128.load(weight, 48), d);
+      cross = f64x2.add(cross, f64x2.mul(weightedA, v128.load(element)));
+      cross = f64x2.add(cross, f64x2.mul(weightedB, v128.load(element, 16)));
+      cross = f64x2.add(cross, f64x2.mul(weightedC, v128.load(element, 32)));
+      cross = f64x2.add(cross, f64x2.mul(weightedD, v128.load(element, 48)));
+      square = f64x2.add(square, f64x2.mul(weightedA, a));
+      square = f64x2.add(square, f64x2.mul(weightedB, b));
+      square = f64x2.add(square, f64x2.mul(weightedC, c));
+      square = f64x2.add(square, f64x2.mul(weightedD, d));
+      linear = f64x2.add(f64x2.add(linear, weightedA), weightedB);
+      linear = f64x2.add(f64x2.add(linear, weightedC), weightedD);
     }
-    store<f64>(crosses + sums, f64x2.extract_lane(crossPair, 0));
-    store<f64>(squares + sums, f64x2.extract_lane(squarePair, 0));
-    store<f64>(linears + sums, f64x2.extract_lane(linearPair, 0));
-    store<f64>(oddCrosses + sums, f64x2.extract_lane(crossPair, 1));
-    store<f64>(oddSquares + sums, f64x2.extract_lane(squarePair, 1));
-    store<f64>(oddLinears + sums, f64x2.extract_lane(linearPair, 1));
+    store<f64>(crosses + sums, f64x2.extract_lane(cross, 0));
+    store<f64>(squares + sums, f64x2.extract_lane(square, 0));
+    store<f64>(linears + sums, f64x2.extract_lane(linear, 0));
+    store<f64>(oddCrosses + sums, f64x2.extract_lane(cross, 1));
+    store<f64>(oddSquares + sums, f64x2.extract_lane(square, 1));
+    store<f64>(oddLinears + sums, f64x2.extract_lane(linear, 1));
   }
 }
 
@@ -258,12 +302,6 @@ export function correlateWeighted<Bits>(
 export function clearRefit(): void {
   refitCross = i64x2.splat(0);
   refitFirst = i64x2.splat(0);
-}
-
-/** Adds level·value and value of two elements. */
-function refitPair(level: v128, values: v128): void {
-  refitCross = f64x2.add(refitCross, f64x2.mul(values, f64x2.convert_low_i32x4_s(level)));
-  refitFirst = f64x2.add(refitFirst, values);
 }
 
 /**
@@ -283,6 +321,8 @@ export function refit<Bits>(
   const low = v128.load16_splat(at + lowAt);
   const high = v128.load16_splat(at + highAt);
   const vectors = <usize>(length & ~7);
+  let cross = refitCross;
+  let first = refitFirst;
   for (let i: usize = 0; i < vectors; i += 8) {
     const level = levels<Bits>(v128.load(elements + (i << 1)), factor, offset, low, high);
     const front = i32x4.extend_low_i16x8_s(level);
@@ -297,11 +337,15 @@ export function refit<Bits>(
       c = f64x2.mul(v128.load(weights + (i << 3), 32), c);
       d = f64x2.mul(v128.load(weights + (i << 3), 48), d);
     }
-    refitPair(front, a);
-    refitPair(v128.shuffle<u64>(front, front, 1, 0), b);
-    refitPair(back, c);
-    refitPair(v128.shuffle<u64>(back, back, 1, 0), d);
+    cross = f64x2.add(cross, f64x2.mul(a, frontLevels(front)));
+    cross = f64x2.add(cross, f64x2.mul(b, backLevels(front)));
+    cross = f64x2.add(cross, f64x2.mul(c, frontLevels(back)));
+    cross = f64x2.add(cross, f64x2.mul(d, backLevels(back)));
+    first = f64x2.add(f64x2.add(first, a), b);
+    first = f64x2.add(f64x2.add(first, c), d);
   }
+  refitCross = cross;
+  refitFirst = first;
   if (vectors === <usize>length) return;
   const level = levels<Bits>(v128.load(elements + (vectors << 1)), factor, offset, low, high);
   v128.store(lastLevels, level);
@@ -313,8 +357,11 @@ export function refit<Bits>(
     let pair = f64x2.splat(load<f32>(values + (i << 2)));
     pair = f64x2.replace_lane(pair, 1, some ? <f64>load<f32>(values + (i << 2), 4) : 0);
     if (weights !== 0) pair = f64x2.mul(v128.load(weights + (i << 3)), pair);
-    refitPair(i32x4.replace_lane(i32x4.splat(own), 1, next), pair);
+    cross = f64x2.add(cross, f64x2.mul(pair, frontLevels(i32x4.replace_lane(i32x4.splat(own), 1, next))));
+    first = f64x2.add(first, pair);
   }
+  refitCross = cross;
+  refitFirst = first;
 }
 
 const lastLevels: usize = memory.data(16, 16);

@@ -18,6 +18,7 @@ import {
   SixBits,
   setCandidate,
   setFactor,
+  setPair,
   squares,
   TenBits,
   WithLinear,
@@ -311,26 +312,25 @@ function offer(exact: f64, exactZero: f64): bool {
   return offeredScale !== 0 && abs<f32>(offeredScale) <= largestFloat;
 }
 
-/** The best of `length` grids by their least-squares scale, or −1. */
-function bestOf(length: i32): i32 {
-  let best: f64 = 0;
-  let found = -1;
-  for (let index = 0; index < length; index += 2) {
-    const at = (<usize>index) << 3;
+/** The first of the best grids by their least-squares scale, or −1. */
+function bestOf(): i32 {
+  let best = f64x2.splat(0);
+  let found = f64x2.splat(-1);
+  let indices = f64x2.replace_lane(f64x2.splat(0), 1, 1);
+  const two = f64x2.splat(2);
+  for (let at: usize = 0; at < (<usize>count) << 3; at += 16) {
     const cross = v128.load(crosses + at);
     const scores = f64x2.div(f64x2.mul(cross, cross), v128.load(squares + at));
-    const score = f64x2.extract_lane(scores, 0);
-    const next = f64x2.extract_lane(scores, 1);
-    if (score > best) {
-      best = score;
-      found = index;
-    }
-    if (next > best && index + 1 < length) {
-      best = next;
-      found = index + 1;
-    }
+    const better = f64x2.gt(scores, best);
+    best = v128.bitselect(scores, best, better);
+    found = v128.bitselect(indices, found, better);
+    indices = f64x2.add(indices, two);
   }
-  return found;
+  const even = f64x2.extract_lane(best, 0);
+  const odd = f64x2.extract_lane(best, 1);
+  const first = <i32>f64x2.extract_lane(found, 0);
+  const second = <i32>f64x2.extract_lane(found, 1);
+  return even > odd || (even === odd && first < second) ? first : second;
 }
 
 let solvedStep: f64 = 0;
@@ -382,23 +382,44 @@ function offerRefit(): bool {
   return offer(solvedStep, lowest - solvedOffset / solvedStep);
 }
 
+/** The shrinking factors of the upper end, in pairs. */
+const shrinks: usize = memory.data(96, 16);
+
 function prepareIntegerZero(): void {
   const bottom = least * unit;
   const top = most * unit;
   const lows = bottom === 0 ? 0 : endSteps;
   const highs = top === 0 ? 0 : endSteps;
+  for (let j = 0; j <= highs; j++) store<f64>(shrinks + ((<usize>j) << 3), top * (1 - 0.05 * <f64>j));
   let index = 0;
   for (let i = 0; i <= lows; i++) {
     const low = bottom * (1 - 0.05 * <f64>i);
-    for (let j = 0; j <= highs; j++) {
-      const inverse = (highest - lowest) / (top * (1 - 0.05 * <f64>j) - low);
-      // Adding 0 turns −0 into 0.
-      const zero = min<f64>(nearest<f64>(lowest - low * inverse), highest) + 0;
-      setCandidate(others, index++, inverse * 32768 * one, 0.5 * one, lowest - zero, highest - zero, zero);
+    // The second of the last pair is overwritten by what comes next.
+    for (let j = 0; j <= highs; j += 2) {
+      const span = f64x2.sub(v128.load(shrinks + ((<usize>j) << 3)), f64x2.splat(low));
+      const inverse = f64x2.div(f64x2.splat(highest - lowest), span);
+      const exact = f64x2.sub(f64x2.splat(lowest), f64x2.mul(f64x2.splat(low), inverse));
+      setIntegerZeros(index + j, inverse, exact);
     }
+    index += highs + 1;
   }
   pad(others, index);
   begin(others, index, false);
+}
+
+/** Sets two grids with the zero points next to `exact`. */
+function setIntegerZeros(index: i32, inverse: v128, exact: v128): void {
+  const zero = f64x2.pmin(f64x2.nearest(exact), f64x2.splat(highest));
+  // Adding 0 turns −0 into 0.
+  setPair(
+    others,
+    index,
+    f64x2.mul(f64x2.mul(inverse, f64x2.splat(32768)), f64x2.splat(one)),
+    f64x2.splat(0.5 * one),
+    f64x2.sub(f64x2.splat(lowest), zero),
+    f64x2.sub(f64x2.splat(highest), zero),
+    f64x2.add(zero, f64x2.splat(0)),
+  );
 }
 
 function prepareFloatZero(): void {
@@ -433,9 +454,11 @@ export function fitNext(): bool {
     keep(0, offeredScale, offeredZero, floatZeroPoint ? offeredZero - lowest : 0);
     return prepareMethod(stage + 1);
   }
-  if (stage === tryFloatZero) bestIndex = bestWithOffset();
-  else bestIndex = bestOf(stage === tryFixedZero ? fixedZeroCount : count);
-  if (stage === tryFixedZero && symmetric) keep(fixedZeroCount, scale, zeroPoint, 0);
+  if (stage === tryFixedZero && symmetric) {
+    keep(fixedZeroCount, scale, zeroPoint, 0);
+    store<f64>(crosses + ((<usize>fixedZeroCount) << 3), 0);
+  }
+  bestIndex = stage === tryFloatZero ? bestWithOffset() : bestOf();
   if (bestIndex < 0) return prepareMethod(stage + 3);
   stage++;
   clearRefit();
