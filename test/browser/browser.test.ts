@@ -10,15 +10,18 @@ import {
   type Model,
   openRuntime,
   openSamples,
-  quantizeModel,
+  type QuantizeOptions,
+  quantize,
   readModel,
   Tensor,
   writeModel,
   writeOnnx,
 } from '../../src/node.ts';
+import { sizeOf } from '../../src/tensor/tensor.ts';
 import { digit } from '../cli/run.ts';
 import { asset, haveAssets } from '../onnx/assets.ts';
 import { realSamples } from '../support/real-samples.ts';
+import { Builder } from '../support/static.ts';
 import { haveChromium, type OpenPage, openPage } from './chromium.ts';
 import { carryOut, type Task } from './flow.ts';
 import { openSite, type Site } from './site.ts';
@@ -95,8 +98,9 @@ describe.skipIf(!haveChromium)('in Chromium', () => {
     if ('error' in answer) throw new Error(`in the browser: ${answer.error}`);
     expect(answer.isolated).toBe(true);
     expect(answer.outcome.runtime).toMatch(/^onnxruntime-web \d/);
-    const library = { quantizeModel, write: blobOf, Tensor, inputsOf };
-    const here = await carryOut(library, await openRuntime('onnxruntime-node'), readModel(paths[0]), task);
+    const runtime = await openRuntime(native);
+    const library = { quantize: quantizeNatively, write: blobOf, Tensor, inputsOf };
+    const here = await carryOut(library, runtime, readModel(paths[0]), task);
     return { here, there: answer.outcome };
   }
 
@@ -141,6 +145,23 @@ describe.skipIf(!haveChromium)('in Chromium', () => {
         /missing-data: .*expected external data in a file "apart.onnx_data", got no such file; choose that file, too/,
       );
     });
+
+    it('its weights are read when their turn comes', async () => {
+      const path = join(folder, 'large.onnx');
+      writeModel(largeModel(32), path);
+      // A browser of its own: the peak of one that has done other work would hide what this takes.
+      const fresh = await openPage(site.url);
+      try {
+        const before = await fresh.peakMemory();
+        const { here, there } = await inBoth([path], { options: { weights: 'int4', weightRange: 'min-max' } }, fresh);
+        const after = await fresh.peakMemory();
+        expect(there.digest).toBe(here.digest);
+        if (before && after) expect((after - before) * 2 ** 20).toBeLessThan(statSync(path).size);
+        expect(fresh.complaints).toEqual([]);
+      } finally {
+        await fresh.close();
+      }
+    });
   });
 
   it('nothing complained', () => {
@@ -154,6 +175,24 @@ async function valuesOf(samples: Iterable<Feeds> | AsyncIterable<Feeds>): Promis
   for await (const feeds of samples) values.push(Object.values(feeds)[0].floats());
   return values;
 }
+
+/** Products with matrices of 16 MiB, one behind the other. */
+function largeModel(layers: number): Model {
+  const shape = [2048, 2048];
+  const size = sizeOf(shape);
+  const numbers = Float32Array.from({ length: size + layers }, (_, index) => ((index * 40503) % 65537) / 65537 - 0.5);
+  const build = new Builder();
+  let state = build.input('x', [1, shape[0]]);
+  for (let layer = 0; layer < layers; layer++) {
+    const weight = Tensor.float32(shape, numbers.subarray(layer, layer + size));
+    state = build.add('MatMul', [state, build.graph.addInitializer('w', weight)]);
+  }
+  return build.output(state).model;
+}
+
+const native = 'onnxruntime-node';
+const quantizeNatively = (model: Model, options: QuantizeOptions) =>
+  quantize(model, { ...options, runtime: native, workers: 1 });
 
 function blobOf(model: Model): Blob {
   return new Blob([writeOnnx(model) as Uint8Array<ArrayBuffer>]);

@@ -2,7 +2,8 @@
 import type * as library from '../../src/index.ts';
 
 /** What is used of the library; handed in, because the page takes it from the built package. */
-export interface Library extends Pick<typeof library, 'quantizeModel' | 'Tensor' | 'inputsOf'> {
+export interface Library extends Pick<typeof library, 'Tensor' | 'inputsOf'> {
+  quantize(model: library.Model, options: library.QuantizeOptions): Promise<library.Quantized>;
   write(model: library.Model): Blob;
 }
 
@@ -47,11 +48,7 @@ export async function carryOut(
       for (const values of calibration) yield feeds(values);
     },
   };
-  const quantized = await halftone.quantizeModel(
-    model,
-    { ...options, ...(samples ? { calibration: samples } : {}) },
-    runtime,
-  );
+  const quantized = await halftone.quantize(model, { ...options, ...(samples ? { calibration: samples } : {}) });
   const file = halftone.write(quantized.model);
   const { comparison } = quantized.report;
   return {

@@ -1,5 +1,15 @@
 /** The page's worker: halftone and onnxruntime-web as an application bundles them. Answers one question at a time. */
-import { createRuntime, inputsOf, isHalftoneError, quantizeModel, readModel, Tensor, writeModel } from 'halftone';
+import {
+  createRuntime,
+  inputsOf,
+  isHalftoneError,
+  type Model,
+  type QuantizeOptions,
+  quantizeModel,
+  readModel,
+  Tensor,
+  writeModel,
+} from 'halftone';
 import * as ort from 'onnxruntime-web/wasm';
 import { carryOut, type Outcome, type Task } from './flow.ts';
 
@@ -16,6 +26,8 @@ ort.env.wasm.wasmPaths = '/onnxruntime/';
 ort.env.wasm.numThreads = 2;
 const runtime = createRuntime(ort, 'onnxruntime-web', ort.env.versions.web ?? ort.env.versions.common);
 
+const quantize = (model: Model, options: QuantizeOptions) => quantizeModel(model, options, runtime);
+
 self.onmessage = async ({ data }: MessageEvent<Question>) => {
   self.postMessage(await answer(data));
 };
@@ -23,7 +35,7 @@ self.onmessage = async ({ data }: MessageEvent<Question>) => {
 async function answer({ files: [file, ...external], task }: Question): Promise<Answer> {
   try {
     const model = readModel(file, external);
-    const outcome = await carryOut({ quantizeModel, write: writeModel, Tensor, inputsOf }, runtime, model, task);
+    const outcome = await carryOut({ quantize, write: writeModel, Tensor, inputsOf }, runtime, model, task);
     return { outcome, isolated: self.crossOriginIsolated };
   } catch (error) {
     const code = isHalftoneError(error) ? `${error.code}: ` : '';
