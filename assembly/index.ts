@@ -6,6 +6,13 @@
 export { cover } from './cover';
 export { blockExtents, extent } from './extent';
 export { fit, fitAdd, fitConfigure, fitNext, fitScale, fitStart, fitZeroPoint } from './fit';
+export { decodeFloats, encodeFloats } from './floats';
 export { pack, unpack } from './pack';
 export { dequantize, quantize } from './quantize';
+export { channelSums, columnSums, countBins, products, runSums, squaredError } from './sums';
 export { transpose1, transpose4 } from './transpose';
+
+/** Where the memory is free. */
+export function heapBase(): usize {
+  return __heap_base;
+}

@@ -43,6 +43,12 @@ export type Elements =
   | Uint8Array
   | Uint8ClampedArray;
 
+/** Floats shorter than float32. */
+export type ShortFloat = 'float16' | 'bfloat16' | 'float8e4m3fn' | 'float8e5m2';
+
+/** Codes of short floats: as wide as they are. */
+export type FloatCodes = Uint16Array | Uint8Array;
+
 export interface Kernel {
   readonly id: string;
 
@@ -67,6 +73,16 @@ export interface Kernel {
    * is not finite gets the scale NaN and the zero point 0.
    */
   cover(values: Float32Array, layout: BlockLayout, grid: Grid, scales: Float32Array, zeroPoints: Float32Array): void;
+
+  /** `cover`, and the codes that go with it: `quantize` with these parameters and the grid's codes. */
+  roundToNearest(
+    values: Float32Array,
+    layout: BlockLayout,
+    grid: Grid,
+    scales: Float32Array,
+    zeroPoints: Float32Array,
+    codes: Codes,
+  ): void;
 
   /**
    * The parameters with which each block loses least: of many grids, fitted by least squares, the best one (fit.ts). A
@@ -119,7 +135,15 @@ export interface Kernel {
   /** The matrix turned over: `out[c·rows + r] = values[r·columns + c]`. The arrays must not overlap. */
   transpose<T extends Elements>(values: T, rows: number, columns: number, out: T): void;
 
-  /** Σ (a − b)², in double precision. */
+  /**
+   * The nearest code of each value, ties to even: `floatToHalf`, `floatToBfloat` and `encodeMinifloat`, which saturates.
+   */
+  encodeFloats(type: ShortFloat, values: Float32Array, codes: FloatCodes): void;
+
+  /** The value of each code, exact. */
+  decodeFloats(type: ShortFloat, codes: FloatCodes, values: Float32Array): void;
+
+  /** Σ (a − b)², in double precision: four sums, of the elements by their index modulo 4, added pairwise. */
   squaredError(a: Float32Array, b: Float32Array): number;
 
   /**
@@ -128,6 +152,14 @@ export interface Kernel {
    */
   countBins(values: Float32Array, inverseStride: number, first: number, counts: Float64Array): void;
 
-  /** Adds each channel's Σ value and Σ value² in double precision. */
+  /**
+   * Adds each channel's Σ value and Σ value² in double precision; of each run of neighbours as `squaredError` does it.
+   */
   channelSums(values: Float32Array, layout: ChannelLayout, sums: Float64Array, squares: Float64Array): void;
+
+  /**
+   * Adds XᵀX of a row-major matrix X: `sums[i·columns + j] += Σ values[r·columns + i] · values[r·columns + j]`, for j ≥ i
+   * alone. Up to 128 rows may be added in single precision before they are added to the sums.
+   */
+  secondMoment(values: Float32Array, rows: number, columns: number, sums: Float64Array): void;
 }

@@ -3,9 +3,11 @@ import { HalftoneError } from '../base/errors.ts';
 import { roundHalfToEven } from '../base/round.ts';
 import type { Codes } from '../formats/quantized.ts';
 import { fit } from './fit.ts';
+import { decodeFloats, encodeFloats } from './floats.ts';
 import { coverInterval, type Grid, type Parameters } from './grid.ts';
-import type { BlockLayout, ChannelLayout, Elements, Extent, Kernel } from './kernel.ts';
+import type { BlockLayout, Elements, Extent, Kernel } from './kernel.ts';
 import { checkLayout, checkMatrix, eachBlock } from './layout.ts';
+import { channelSums, countBins, secondMoment, squaredError } from './sums.ts';
 
 /** One code. See `Kernel.quantize`. */
 export function quantizeValue(value: number, scale: number, zeroPoint: number, min: number, max: number): number {
@@ -88,6 +90,18 @@ export const reference: Kernel = {
     });
   },
 
+  roundToNearest(
+    values: Float32Array,
+    layout: BlockLayout,
+    grid: Grid,
+    scales: Float32Array,
+    zeroPoints: Float32Array,
+    codes: Codes,
+  ): void {
+    reference.cover(values, layout, grid, scales, zeroPoints);
+    reference.quantize(values, layout, scales, zeroPoints, grid.min, grid.max, codes);
+  },
+
   fit,
 
   quantize(
@@ -168,46 +182,12 @@ export const reference: Kernel = {
     }
   },
 
-  squaredError(a: Float32Array, b: Float32Array): number {
-    if (a.length !== b.length) {
-      throw new HalftoneError('internal', `squared error: expected ${a.length} elements, got ${b.length}`);
-    }
-    let sum = 0;
-    for (let i = 0; i < a.length; i++) {
-      const difference = a[i] - b[i];
-      sum += difference * difference;
-    }
-    return sum;
-  },
-
-  countBins(values: Float32Array, inverseStride: number, first: number, counts: Float64Array): void {
-    const { length } = values;
-    for (let i = 0; i < length; i++) counts[(Math.floor(values[i] * inverseStride) - first) | 0]++;
-  },
-
-  channelSums(values: Float32Array, layout: ChannelLayout, sums: Float64Array, squares: Float64Array): void {
-    const { outer, channels, inner } = layout;
-    if (values.length !== outer * channels * inner || sums.length !== channels || squares.length !== channels) {
-      throw new HalftoneError(
-        'internal',
-        `channel sums: expected ${outer}×${channels}×${inner} elements, got ${values.length}`,
-      );
-    }
-    let i = 0;
-    for (let o = 0; o < outer; o++) {
-      for (let channel = 0; channel < channels; channel++) {
-        let sum = 0;
-        let square = 0;
-        for (const end = i + inner; i < end; i++) {
-          const value = values[i];
-          sum += value;
-          square += value * value;
-        }
-        sums[channel] += sum;
-        squares[channel] += square;
-      }
-    }
-  },
+  encodeFloats,
+  decodeFloats,
+  squaredError,
+  countBins,
+  channelSums,
+  secondMoment,
 };
 
 /** The extent of a batch with values that are not finite, or with none at all. */

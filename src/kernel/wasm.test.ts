@@ -3,7 +3,15 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { createGaussian, createRandom } from '../base/random.ts';
 import type { Codes } from '../formats/quantized.ts';
-import { bestKernel, createWasmKernel, type Elements, type Grid, reference } from './index.ts';
+import {
+  bestKernel,
+  createWasmKernel,
+  type Elements,
+  type FloatCodes,
+  type Grid,
+  reference,
+  type ShortFloat,
+} from './index.ts';
 
 const wasm = createWasmKernel();
 const seed = 20_25;
@@ -56,7 +64,7 @@ function matrices(finite: boolean, largest = 70): fc.Arbitrary<Matrix> {
       exponent: fc.constantFrom(0, 0, 0, -6, 6, -30, 30, -130, 120),
       seed: fc.integer({ min: 0, max: 2 ** 30 }),
     })
-    .map(({ rows, columns, blockSize, offset, share, exponent, seed: own }) => {
+    .map(({ rows, columns, blockSize, offset, share, exponent, seed: own }): Matrix => {
       const random = createRandom(own);
       const gaussian = createGaussian(random);
       const values = Float32Array.from({ length: rows * columns }, () => {
@@ -130,6 +138,12 @@ describe('extents and covering grids', () => {
         reference.cover(matrix.values, matrix, drawn, c, d);
         expectSame(a, c);
         expectSame(b, d);
+        const [own, expected] = [codesFor(drawn, matrix.values.length), codesFor(drawn, matrix.values.length)];
+        wasm.roundToNearest(matrix.values, matrix, drawn, a.fill(0), b.fill(0), own);
+        reference.roundToNearest(matrix.values, matrix, drawn, c, d, expected);
+        expectSame(a, c);
+        expectSame(b, d);
+        expectEqual(own, expected);
       }),
       { seed, numRuns: 3000 },
     );
@@ -192,6 +206,153 @@ describe('codes', () => {
   });
 });
 
+describe('short floats', () => {
+  const types = ['float16', 'bfloat16', 'float8e4m3fn', 'float8e5m2'] as const;
+  const codesOf = (type: ShortFloat, count: number) =>
+    type === 'float16' || type === 'bfloat16' ? new Uint16Array(count) : new Uint8Array(count);
+
+  it.each(types)('%s: every code has its value', (type) => {
+    const codes = codesOf(type, codesOf(type, 0).BYTES_PER_ELEMENT === 2 ? 65_536 : 256).map((_, code) => code);
+    const [own, expected] = [new Float32Array(codes.length), new Float32Array(codes.length)];
+    wasm.decodeFloats(type, codes, own);
+    reference.decodeFloats(type, codes, expected);
+    expectSame(own, expected);
+    // Neighbours of every value and of the middles between values.
+    const near = Float32Array.from(
+      Array.from(expected).flatMap((value, i) => {
+        const middle = (value + (expected[i + 1] ?? value)) / 2;
+        return [value, middle, middle * (1 + 2 ** -23), middle * (1 - 2 ** -23)];
+      }),
+    );
+    const [code, expectedCode] = [codesOf(type, near.length), codesOf(type, near.length)];
+    wasm.encodeFloats(type, near, code);
+    reference.encodeFloats(type, near, expectedCode);
+    expectEqual(code, expectedCode);
+  });
+
+  it('are those of the reference for all bit patterns and lengths', () => {
+    fc.assert(
+      fc.property(
+        fc.constantFrom(...types),
+        fc.integer({ min: 0, max: 70 }),
+        fc.nat(3),
+        fc.nat(),
+        (type, length, at, own) => {
+          const random = createRandom(own);
+          const words = Uint32Array.from({ length }, () => Math.floor(random() * 2 ** 32));
+          const patterns = shifted(new Float32Array(words.buffer), at);
+          const ordinary = shifted(
+            patterns.map(() => (random() - 0.5) * 2 ** (random() * 60 - 40)),
+            at,
+          );
+          for (const values of [patterns, ordinary]) {
+            const [codes, expected] = [shifted<FloatCodes>(codesOf(type, length), at), codesOf(type, length)];
+            wasm.encodeFloats(type, values, codes);
+            reference.encodeFloats(type, values, expected);
+            expectEqual(codes, expected);
+            const [back, expectedBack] = [shifted(new Float32Array(length), at), new Float32Array(length)];
+            wasm.decodeFloats(type, codes, back);
+            reference.decodeFloats(type, codes, expectedBack);
+            expectSame(back, expectedBack);
+          }
+        },
+      ),
+      { seed, numRuns: 2000 },
+    );
+  });
+});
+
+describe('sums', () => {
+  it('are those of the reference', () => {
+    fc.assert(
+      fc.property(matrices(true), fc.boolean(), ({ rows, columns, values }, across) => {
+        const other = values.map((value, i) => value * (1 + ((i * 7) % 13) / 100));
+        expect(wasm.squaredError(values, other)).toBe(reference.squaredError(values, other));
+        const layout = across
+          ? { outer: 1, channels: rows, inner: columns }
+          : { outer: rows, channels: columns, inner: 1 };
+        const [a, b, c, d] = Array.from({ length: 4 }, () =>
+          Float64Array.from({ length: layout.channels }, (_, i) => i),
+        );
+        wasm.channelSums(values, layout, a, b);
+        reference.channelSums(values, layout, c, d);
+        expectEqual(a, c);
+        expectEqual(b, d);
+      }),
+      { seed, numRuns: 2000 },
+    );
+  });
+
+  it.each([
+    [2, 3, 100_001],
+    [1, 2, 70_000],
+    [3, 70_000, 1],
+    [2, 70_000, 2],
+    [40_001, 5, 1],
+    [1001, 10, 13],
+    [5, 30_000, 2],
+  ])('of channels add up in windows: %i×%i×%i', (outer, channels, inner) => {
+    const gaussian = createGaussian(createRandom(5));
+    const values = Float32Array.from({ length: outer * channels * inner }, gaussian);
+    const [a, b, c, d] = Array.from({ length: 4 }, () => new Float64Array(channels));
+    wasm.channelSums(values, { outer, channels, inner }, a, b);
+    reference.channelSums(values, { outer, channels, inner }, c, d);
+    expectEqual(a, c);
+    expectEqual(b, d);
+    expect(wasm.squaredError(values, values.map(Math.fround))).toBe(0);
+    const zeros = new Float32Array(values.length);
+    expect(wasm.squaredError(values, zeros)).toBe(reference.squaredError(values, zeros));
+  });
+
+  it('count the same bins', () => {
+    const random = createRandom(6);
+    for (const [length, bins, exponent] of [
+      [1000, 10, 3],
+      [200_001, 8192, 10],
+      [70_003, 100, -20],
+      [500, 8192, 4],
+    ] as const) {
+      const first = -Math.floor(bins / 3);
+      const values = Float32Array.from(
+        { length },
+        (_, i) => (first + Math.min(random() * bins, bins - 0.001)) * 2 ** -exponent * (i % 5 === 0 ? 0 : 1),
+      );
+      values.set([-1e-45, 1e-45, -0, 2 ** -126, -(2 ** -126)]);
+      const [own, expected] = [new Float64Array(bins).fill(1), new Float64Array(bins).fill(1)];
+      wasm.countBins(values, 2 ** exponent, first, own);
+      reference.countBins(values, 2 ** exponent, first, expected);
+      expectEqual(own, expected);
+    }
+  });
+
+  it('of products of columns are as exact as single precision', () => {
+    fc.assert(
+      fc.property(
+        fc.integer({ min: 1, max: 300 }),
+        fc.integer({ min: 1, max: 140 }),
+        fc.nat(),
+        (rows, columns, own) => {
+          const gaussian = createGaussian(createRandom(own));
+          const values = shifted(Float32Array.from({ length: rows * columns }, gaussian), own % 4);
+          const [a, b] = [new Float64Array(columns * columns).fill(1), new Float64Array(columns * columns).fill(1)];
+          wasm.secondMoment(values, rows, columns, a);
+          reference.secondMoment(values, rows, columns, b);
+          for (let i = 0; i < columns; i++) {
+            for (let j = 0; j < columns; j++) {
+              // Of n products added in single precision the error is below n·2^−24 times the sum of their magnitudes.
+              const bound = 129 * 2 ** -24 * Math.sqrt(b[i * columns + i] * b[j * columns + j]);
+              const difference = Math.abs(a[i * columns + j] - b[i * columns + j]);
+              if (!(difference <= bound)) throw new Error(`${i}, ${j}: expected ${b[i * columns + j]}`);
+              if (j < i && a[i * columns + j] !== 1) throw new Error('below the diagonal');
+            }
+          }
+        },
+      ),
+      { seed, numRuns: 60 },
+    );
+  });
+});
+
 describe('fit', () => {
   const importances = fc.constantFrom('none', 'some', 'zeros', 'short');
 
@@ -219,16 +380,15 @@ describe('fit', () => {
   });
 
   it.each([
-    [1, 200_003, 200_003],
+    [1, 90_003, 90_003],
     [1, 140_000, 70_001],
-    [3, 70_000, 32],
-    [3, 50_000, 700],
+    [2, 70_000, 32],
+    [3, 30_000, 700],
   ])('finds it in windows: %i×%i in blocks of %i', (rows, columns, blockSize) => {
     const gaussian = createGaussian(createRandom(9));
     const values = Float32Array.from({ length: rows * columns }, () => gaussian() + 0.3);
     for (const kind of ['none', 'some', 'short']) {
-      for (const drawn of [grids[12], grids[14], grids[16], grids[18], grids[22]]) {
-        if (drawn.floatZeroPoint && blockSize === 32) continue;
+      for (const drawn of [grids[24], grids[28], grids[38], grids[18]].slice(0, kind === 'some' ? 4 : 2)) {
         const matrix = { rows, columns, blockSize, values };
         const importance = importanceOf(kind, columns);
         const [a, b, c, d] = Array.from({ length: 4 }, () => new Float32Array(parametersOf(matrix)));
@@ -280,7 +440,7 @@ describe('arrays larger than the arena', () => {
   ])('are worked on in windows: %i×%i in blocks of %i', (rows, columns, blockSize) => {
     const matrix = { rows, columns, blockSize, values };
     const parameters = parametersOf(matrix);
-    for (const drawn of [grids[12], grids[14], grids[16]]) {
+    for (const drawn of [grids[24], grids[26], grids[28]]) {
       const [a, b, c, d] = Array.from({ length: 4 }, () => new Float32Array(parameters));
       wasm.cover(values, matrix, drawn, a, b);
       reference.cover(values, matrix, drawn, c, d);
@@ -333,7 +493,7 @@ describe('room', () => {
       for (let i = 0; i < values.length; i++) values[i] = Math.sin(i);
       const layout = { rows: 8, columns: 128, blockSize: 32 };
       const [scales, zeroPoints] = [new Float32Array(32), new Float32Array(32)];
-      kernel.cover(values, layout, grids[12], scales, zeroPoints);
+      kernel.cover(values, layout, grids[24], scales, zeroPoints);
       const codes = new Int8Array(1024);
       kernel.quantize(values, layout, scales, zeroPoints, -8, 7, codes);
       const expected = new Int8Array(1024);

@@ -1,17 +1,9 @@
 /** The frame that solvers share: parameters of all groups of weights, then codes with these as stored. */
 import { HalftoneError } from '../base/errors.ts';
 import { type IntFormat, intFormatOf } from '../formats/index.ts';
-import type { QuantizedMatrix } from '../formats/quantized.ts';
+import { createCodes, parameterLayout, type QuantizedMatrix } from '../formats/quantized.ts';
 import { checkScheme, type Scheme } from '../formats/scheme.ts';
-import {
-  type BlockLayout,
-  bestKernel,
-  type Grid,
-  type Kernel,
-  type Parameters,
-  quantizeMatrix,
-  roundStored,
-} from '../kernel/index.ts';
+import { type BlockLayout, bestKernel, type Grid, type Kernel, type Parameters, roundStored } from '../kernel/index.ts';
 import { blockLayout } from '../kernel/matrix.ts';
 import { codeRange, symmetricZeroPoint } from '../ranges/index.ts';
 import type { SolveOptions } from './solver.ts';
@@ -51,8 +43,11 @@ export interface Weights {
   readonly importance?: Float32Array;
 }
 
-/** Writes the parameters of all groups, already rounded; NaN as the scale of groups that are not finite. */
-export type Fill = (weights: Weights, constraints: Constraints, scales: Float32Array, zeroPoints: Float32Array) => void;
+/** What a solver writes: the parameters of all groups, already rounded, and the codes that go with them. */
+export type Solution = Pick<QuantizedMatrix, 'scales' | 'zeroPoints' | 'codes'>;
+
+/** Finds all of a solution. Groups that are not finite get the scale NaN. */
+export type Fill = (weights: Weights, constraints: Constraints, solution: Solution) => void;
 
 /** The float16 scales that keep their precision: from just above the smallest normal number, 2^−14, to the largest. */
 const halfScale = { min: 6.2e-5, max: 65504 };
@@ -63,10 +58,15 @@ const smallestFloat = 2 ** -126;
 /** Beyond it a float16 zero point is no longer exact to one code. */
 const largestHalfZeroPoint = 2048;
 
-function isStorable(scale: number, zeroPoint: number, type: Scheme['scaleType']): boolean {
-  if (type === 'float32') return true;
-  const magnitude = Math.abs(scale);
-  return magnitude >= halfScale.min && magnitude <= halfScale.max && Math.abs(zeroPoint) <= largestHalfZeroPoint;
+/** Whether all scales are numbers, and with their zero points keep their precision in the type. */
+function isStorable({ scales, zeroPoints }: Solution, type: Scheme['scaleType']): boolean {
+  const { min, max } = type === 'float16' ? halfScale : { min: 0, max: Number.POSITIVE_INFINITY };
+  const largestZeroPoint = type === 'float16' ? largestHalfZeroPoint : Number.POSITIVE_INFINITY;
+  for (let i = 0; i < scales.length; i++) {
+    const magnitude = Math.abs(scales[i]);
+    if (!(magnitude >= min && magnitude <= max && Math.abs(zeroPoints[i]) <= largestZeroPoint)) return false;
+  }
+  return true;
 }
 
 function checkFinite(values: Float32Array, kernel: Kernel): void {
@@ -128,19 +128,24 @@ export function solveMatrix(
     smallestScale: scaleType === 'float16' ? 2 ** -13 : smallestFloat,
   };
   const count = layout.rows * Math.ceil(layout.columns / layout.blockSize);
-  const scales = new Float32Array(count);
-  const zeroPoints = new Float32Array(count);
-  fill({ kernel, values, layout, importance }, constraints, scales, zeroPoints);
-  if (scales.some(Number.isNaN)) checkFinite(values, kernel);
-  if (!scales.every((scale, index) => isStorable(scale, zeroPoints[index], scaleType))) {
-    return solveMatrix(values, rows, columns, { ...scheme, scaleType: 'float32' }, options, fill);
+  const solution: Solution = {
+    scales: new Float32Array(count),
+    zeroPoints: new Float32Array(count),
+    codes: createCodes(format, values.length),
+  };
+  fill({ kernel, values, layout, importance }, constraints, solution);
+  if (!isStorable(solution, scaleType)) {
+    checkFinite(values, kernel);
+    const wider: Scheme = { ...scheme, scaleType: 'float32' };
+    if (scaleType === 'float16') return solveMatrix(values, rows, columns, wider, options, fill);
   }
-  return quantizeMatrix(values, rows, columns, scheme, scales, zeroPoints, constraints, kernel);
+  const { blockSize } = parameterLayout(scheme, rows, columns);
+  return { scheme, rows, columns, blockSize, ...solution };
 }
 
 /** Runs `find` on one group after the other. */
 export function eachGroup(find: Find): Fill {
-  return ({ kernel, values, layout, importance }, constraints, scales, zeroPoints) => {
+  return ({ kernel, values, layout, importance }, constraints, { scales, zeroPoints, codes }) => {
     checkFinite(values, kernel);
     const { rows, columns, blockSize } = layout;
     const room = Math.min(blockSize, columns);
@@ -163,6 +168,7 @@ export function eachGroup(find: Find): Fill {
         zeroPoints[index++] = found.zeroPoint;
       }
     }
+    kernel.quantize(values, layout, scales, zeroPoints, constraints.min, constraints.max, codes);
   };
 }
 

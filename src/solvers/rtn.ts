@@ -11,9 +11,9 @@ export function binaryFinder({ symmetric }: { readonly symmetric: boolean }): Fi
   return symmetric ? findSigned : findTwoLevels;
 }
 
-/** The parameters that cover each group whole. */
-const coverAll: Fill = ({ kernel, values, layout }, constraints, scales, zeroPoints) =>
-  kernel.cover(values, layout, constraints, scales, zeroPoints);
+/** The grids that cover each group whole. */
+const roundAll: Fill = ({ kernel, values, layout }, constraints, { scales, zeroPoints, codes }) =>
+  kernel.roundToNearest(values, layout, constraints, scales, zeroPoints, codes);
 
 export const rtn: Solver<'rtn'> = {
   id: 'rtn',
@@ -21,7 +21,7 @@ export const rtn: Solver<'rtn'> = {
   solve(values, rows, columns, scheme, options = {}) {
     const { bits } = intFormatOf(scheme.format);
     const range = rangeOf(options.range ?? 'min-max');
-    if (bits > 1 && range.isExtent) return solveMatrix(values, rows, columns, scheme, options, coverAll);
+    if (bits > 1 && range.isExtent) return solveMatrix(values, rows, columns, scheme, options, roundAll);
     let single = new Float32Array(0);
     const find: Find = (group, constraints, found) => {
       if (bits === 1) {

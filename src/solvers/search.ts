@@ -4,8 +4,10 @@ import { eachGroup, type Fill, type Find, solveMatrix } from './groups.ts';
 import { binaryFinder } from './rtn.ts';
 import type { Solver } from './solver.ts';
 
-const fitAll: Fill = ({ kernel, values, layout, importance }, constraints, scales, zeroPoints) =>
+const fitAll: Fill = ({ kernel, values, layout, importance }, constraints, { scales, zeroPoints, codes }) => {
   kernel.fit(values, layout, constraints, importance, scales, zeroPoints);
+  kernel.quantize(values, layout, scales, zeroPoints, constraints.min, constraints.max, codes);
+};
 
 /** One bit has two levels, whose optimum is found exactly. */
 const findBinary: Find = (group, constraints, found) => binaryFinder(constraints)(group, constraints, found);

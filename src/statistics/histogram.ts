@@ -3,7 +3,7 @@
  * width depends on the smallest and largest value alone, hence any split of the data, in any order, merges to the
  * same histogram.
  */
-import { reference } from '../kernel/reference.ts';
+import { bestKernel } from '../kernel/best.ts';
 import { type Accumulator, type HistogramState, mismatch, type Statistic } from './statistic.ts';
 
 /** Most bins of a histogram; 4096 or more are in use once values differ. */
@@ -61,7 +61,7 @@ export const histogram: Statistic<'histogram'> = {
   id: 'histogram',
   summary: 'histogram with power-of-two bins, from which every range can be chosen',
   perChannel: false,
-  create(): Accumulator {
+  create({ kernel = bestKernel() } = {}): Accumulator {
     let bins = noBins;
     let count = 0;
     let zeros = 0;
@@ -83,7 +83,7 @@ export const histogram: Statistic<'histogram'> = {
     };
     return {
       observe(values) {
-        const extent = reference.extent(values);
+        const extent = kernel.extent(values);
         nan += extent.nan;
         positiveInfinity += extent.positiveInfinity;
         negativeInfinity += extent.negativeInfinity;
@@ -93,7 +93,7 @@ export const histogram: Statistic<'histogram'> = {
         zeros += extent.zeros;
         if (bins.counts.length === 0) return;
         const finite = extent.finite === values.length ? values : values.filter(Number.isFinite);
-        reference.countBins(finite, 2 ** -bins.exponent, bins.first, bins.counts);
+        kernel.countBins(finite, 2 ** -bins.exponent, bins.first, bins.counts);
         bins.counts[-bins.first] -= extent.zeros;
       },
       merge(state) {

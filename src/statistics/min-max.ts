@@ -1,12 +1,12 @@
 /** `min-max`: the smallest and the largest finite value of all batches. */
-import { reference } from '../kernel/reference.ts';
+import { bestKernel } from '../kernel/best.ts';
 import { type Accumulator, mismatch, type Statistic } from './statistic.ts';
 
 export const minMax: Statistic<'min-max'> = {
   id: 'min-max',
   summary: 'smallest and largest value of all batches',
   perChannel: false,
-  create(): Accumulator {
+  create({ kernel = bestKernel() } = {}): Accumulator {
     let count = 0;
     let min = 0;
     let max = 0;
@@ -18,7 +18,7 @@ export const minMax: Statistic<'min-max'> = {
     };
     return {
       observe(values) {
-        const extent = reference.extent(values);
+        const extent = kernel.extent(values);
         include(extent.finite, extent.min, extent.max);
       },
       merge(state) {

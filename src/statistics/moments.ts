@@ -1,13 +1,13 @@
 /** `moments`: mean and mean square of each channel. */
 import { HalftoneError } from '../base/errors.ts';
-import { reference } from '../kernel/reference.ts';
+import { bestKernel } from '../kernel/best.ts';
 import { type Accumulator, type MomentsState, mismatch, type Statistic } from './statistic.ts';
 
 export const moments: Statistic<'moments'> = {
   id: 'moments',
   summary: 'mean and mean square of each channel',
   perChannel: true,
-  create(): Accumulator {
+  create({ kernel = bestKernel() } = {}): Accumulator {
     let count = 0;
     let sums = new Float64Array(0);
     let squares = new Float64Array(0);
@@ -24,7 +24,7 @@ export const moments: Statistic<'moments'> = {
         if (!layout) throw new HalftoneError('internal', 'moments: expected a channel layout, got none');
         if (values.length === 0) return;
         expectChannels(layout.channels);
-        reference.channelSums(values, layout, sums, squares);
+        kernel.channelSums(values, layout, sums, squares);
         count += layout.outer * layout.inner;
       },
       merge(state) {

@@ -1,6 +1,6 @@
 /** `moving-average`: exponential averages of each batch's minimum and maximum, which a single outlier moves little. */
 import { HalftoneError } from '../base/errors.ts';
-import { reference } from '../kernel/reference.ts';
+import { bestKernel } from '../kernel/best.ts';
 import { type Accumulator, mismatch, type Statistic } from './statistic.ts';
 
 /** ONNX Runtime's default (onnxruntime/quantization/calibrate.py, averaging_constant). */
@@ -10,7 +10,7 @@ export const movingAverage: Statistic<'moving-average'> = {
   id: 'moving-average',
   summary: 'exponential moving average of the smallest and largest value of each batch',
   perChannel: false,
-  create({ averagingConstant: constant = defaultConstant } = {}): Accumulator {
+  create({ averagingConstant: constant = defaultConstant, kernel = bestKernel() } = {}): Accumulator {
     if (!(constant > 0 && constant <= 1)) {
       throw new HalftoneError('usage', `averagingConstant: expected a number above 0 and up to 1, got ${constant}`);
     }
@@ -20,7 +20,7 @@ export const movingAverage: Statistic<'moving-average'> = {
     let first: readonly [number, number] = [0, 0];
     return {
       observe(values) {
-        const extent = reference.extent(values);
+        const extent = kernel.extent(values);
         if (extent.finite === 0) return;
         if (batches === 0) {
           first = [extent.min, extent.max];

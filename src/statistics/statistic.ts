@@ -1,6 +1,6 @@
 /** What a statistic is: something that watches batches of float values and can be saved, and merged with another. */
 import { HalftoneError } from '../base/errors.ts';
-import type { ChannelLayout } from '../kernel/kernel.ts';
+import type { ChannelLayout, Kernel } from '../kernel/kernel.ts';
 
 /** Smallest and largest finite value seen. */
 export interface MinMaxState {
@@ -61,6 +61,8 @@ export type StatisticState = MinMaxState | MovingAverageState | HistogramState |
 export interface StatisticOptions {
   /** `moving-average`: the weight of a new batch. Default 0.01, as in ONNX Runtime (calibrate.py, averaging_constant). */
   readonly averagingConstant?: number;
+  /** What does the loops; results do not depend on it. Default `bestKernel()`. */
+  readonly kernel?: Kernel;
 }
 
 export interface Accumulator {

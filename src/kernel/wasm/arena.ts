@@ -2,12 +2,9 @@
  * A WebAssembly module's memory, laid out: the module's own data, an arena that arrays are copied into window by window,
  * and the room that callers may fill themselves. Nothing grows.
  */
-import type { Elements } from './kernel.ts';
+import type { Elements } from '../kernel.ts';
 
 type Numbers = Elements | Float64Array;
-
-/** Where the arena begins; the module's data lies before it. */
-const arenaStart = 2 ** 16;
 
 /** The room begins here. */
 const roomStart = 6 * 2 ** 20;
@@ -34,11 +31,20 @@ const bytesOf = (array: Numbers, start: number, count: number) =>
 /** Addresses for arrays, valid from one `reset` to the next. */
 export class Arena {
   readonly #bytes: Uint8Array;
-  #next = arenaStart;
+  /** Where the arena begins, behind the module's data. */
+  readonly #start: number;
+  #next: number;
   #pending: Pending[] = [];
 
-  constructor(memory: WebAssembly.Memory) {
+  constructor(memory: WebAssembly.Memory, start: number) {
     this.#bytes = new Uint8Array(memory.buffer);
+    this.#start = (start + 15) & ~15;
+    this.#next = this.#start;
+  }
+
+  /** The first free address. */
+  get next(): number {
+    return this.#next;
   }
 
   /** See `Kernel.room`. */
@@ -46,9 +52,9 @@ export class Arena {
     return bytes <= roomLimit ? this.#bytes.subarray(roomStart, roomStart + bytes) : new Uint8Array(bytes);
   }
 
-  /** Frees the whole arena. */
-  reset(): void {
-    this.#next = arenaStart;
+  /** Frees the arena from an address on; by default all of it. */
+  reset(address = this.#start): void {
+    this.#next = address;
   }
 
   /** Whether an array lies in this memory, so that it needs no copy. */
@@ -61,6 +67,28 @@ export class Arena {
     const address = this.#next;
     this.#next = (address + bytes + slack + 15) & ~15;
     return address;
+  }
+
+  /** Zeros. */
+  zeros(bytes: number): number {
+    const address = this.reserve(bytes);
+    this.#bytes.fill(0, address, address + bytes);
+    return address;
+  }
+
+  /** The memory as an array of floats, from an address on. */
+  floats(address: number, count: number): Float32Array {
+    return new Float32Array(this.#bytes.buffer, address, count);
+  }
+
+  /** The same for doubles. */
+  doubles(address: number, count: number): Float64Array {
+    return new Float64Array(this.#bytes.buffer, address, count);
+  }
+
+  /** The same for counters. */
+  counters(address: number, count: number): Uint32Array {
+    return new Uint32Array(this.#bytes.buffer, address, count);
   }
 
   /** The address of elements to read. */
@@ -91,7 +119,7 @@ export class Arena {
     return address;
   }
 
-  /** Copies all outputs to where they belong, and frees the arena. */
+  /** Copies all outputs to where they belong, and frees the whole arena. */
   deliver(): void {
     for (const { target, start, address, count } of this.#pending) this.fetch(address, target, start, count);
     this.#pending = [];

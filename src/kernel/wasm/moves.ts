@@ -1,0 +1,108 @@
+/** Codes packed and unpacked, and matrices turned over. */
+import { HalftoneError } from '../../base/errors.ts';
+import type { Elements, Kernel } from '../kernel.ts';
+import { checkMatrix } from '../layout.ts';
+import { checkBits, reference } from '../reference.ts';
+import { type Arena, windowLimit } from './arena.ts';
+import { type Exports, flag } from './exports.ts';
+
+/** Bytes of a tile that is turned over. */
+const tileBytes = 2 ** 20;
+
+export function moveMethods(wasm: Exports, arena: Arena): Pick<Kernel, 'pack' | 'unpack' | 'transpose'> {
+  /** Turns a tile over: rows in, whole runs where rows or columns are not cut; columns out. */
+  function turnTile<T extends Elements>(
+    turn: Exports['transpose4'],
+    values: T,
+    rows: number,
+    columns: number,
+    out: T,
+    top: number,
+    left: number,
+    height: number,
+    width: number,
+  ): void {
+    const bytes = values.BYTES_PER_ELEMENT;
+    let from: number;
+    let stride = columns;
+    if (arena.holds(values) || width === columns) {
+      from = arena.input(values, top * columns + left, width === columns ? height * columns : 0);
+    } else {
+      from = arena.reserve(height * width * bytes);
+      for (let row = 0; row < height; row++) {
+        arena.store(from + row * width * bytes, values, (top + row) * columns + left, width);
+      }
+      stride = width;
+    }
+    if (arena.holds(out) || height === rows) {
+      const to = arena.output(out, left * rows + top, height === rows ? width * rows : 0);
+      turn(from, height, width, stride, to, rows);
+    } else {
+      const to = arena.reserve(height * width * bytes);
+      turn(from, height, width, stride, to, height);
+      for (let column = 0; column < width; column++) {
+        arena.fetch(to + column * height * bytes, out, (left + column) * rows + top, height);
+      }
+    }
+    arena.deliver();
+  }
+
+  return {
+    pack(codes: ArrayLike<number>, bits: number): Uint8Array {
+      checkBits(bits);
+      if (!(codes instanceof Int8Array || codes instanceof Uint8Array)) return reference.pack(codes, bits);
+      const { length } = codes;
+      const bytes = new Uint8Array(Math.ceil((length * bits) / 8));
+      for (let start = 0; start < length; start += windowLimit) {
+        const count = Math.min(windowLimit, length - start);
+        const out = arena.output(bytes, (start / 8) * bits, Math.ceil((count * bits) / 8));
+        // The codes behind the last must be zeros.
+        const address = count % 8 === 0 ? arena.input(codes, start, count) : arena.copy(codes, start, count);
+        wasm.pack(address, count, bits, out);
+        arena.deliver();
+      }
+      return bytes;
+    },
+
+    unpack(bytes: Uint8Array, bits: number, signed: boolean, count: number): Int8Array | Uint8Array {
+      checkBits(bits);
+      const needed = Math.ceil((count * bits) / 8);
+      if (bytes.length < needed) {
+        throw new HalftoneError('invalid-file', `packed codes: expected ${needed} bytes, got ${bytes.length}`);
+      }
+      const codes = signed ? new Int8Array(count) : new Uint8Array(count);
+      for (let start = 0; start < count; start += windowLimit) {
+        const own = Math.min(windowLimit, count - start);
+        const address = arena.input(bytes, (start / 8) * bits, Math.ceil((own * bits) / 8));
+        const out = arena.output(codes, start, own);
+        wasm.unpack(address, own, bits, flag(signed), out);
+        arena.deliver();
+      }
+      return codes;
+    },
+
+    transpose<T extends Elements>(values: T, rows: number, columns: number, out: T): void {
+      checkMatrix(rows, columns, values, out);
+      const width = values.BYTES_PER_ELEMENT;
+      if (width === 2) {
+        reference.transpose(values, rows, columns, out);
+        return;
+      }
+      const turn = width === 1 ? wasm.transpose1 : wasm.transpose4;
+      if (arena.holds(values) && arena.holds(out)) {
+        turn(values.byteOffset, rows, columns, columns, out.byteOffset, rows);
+        return;
+      }
+      const side = width === 1 ? 1024 : 512;
+      const wide = Math.min(columns, side);
+      const tall = Math.min(rows, Math.floor(tileBytes / width / wide));
+      for (let top = 0; top < rows; top += tall) {
+        const height = Math.min(tall, rows - top);
+        for (let left = 0; left < columns; left += wide) {
+          const across = Math.min(wide, columns - left);
+          turnTile(turn, values, rows, columns, out, top, left, height, across);
+        }
+      }
+    },
+  };
+}
