@@ -1,7 +1,7 @@
 /** Other tools on the same files, where this machine has them. They are no part of halftone and nothing needs them. */
 import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
-import type { Contender } from './processes.ts';
+import { type Contender, finish } from './processes.ts';
 import { finishOnDisk, removeModel } from './program.ts';
 
 export interface Peer {
@@ -29,4 +29,9 @@ export function peerQuantizer({ name, python }: Peer, model: string, output: str
     reset: () => removeModel(output),
     run: () => finishOnDisk(python, [script, model, output]),
   };
+}
+
+/** The peer's static 8-bit form of a CNN, written to `output`. */
+export async function staticPeer({ python }: Peer, model: string, output: string): Promise<void> {
+  await finish(python, [fileURLToPath(new URL('peers/static-cnn.py', import.meta.url)), model, output]);
 }

@@ -52,6 +52,7 @@ const parts: readonly Part[] = [
   { name: 'workers', title: 'Large models: workers', run: () => workersTable(options) },
   { name: 'memory', title: 'Large models: memory', run: memory },
   { name: 'calibration', title: 'Calibration', run: calibration },
+  { name: 'cnn', title: 'Static CNNs', run: staticCnns },
   { name: 'kills', title: 'Killed runs', run: kills },
 ];
 
@@ -91,6 +92,14 @@ async function calibration(): Promise<string> {
   ];
   const head = ['calibration', 'seconds', "peer's tool, s", 'faster', 'peak memory', 'goal', 'reached'];
   return `${table(head, [row])}\n\n¹ Percentile calibration of onnxruntime 1.30's Python tool, copied from the project's issue; not measured by this run.`;
+}
+
+async function staticCnns(): Promise<string> {
+  const { missingAssets } = await import('./data.ts');
+  const absent = missingAssets();
+  if (absent) return `Skipped: ${absent}.`;
+  const { staticCnnTable } = await import('./static-cnns.ts');
+  return staticCnnTable(options.program, options.folder, options.python);
 }
 
 async function kills(): Promise<string> {
