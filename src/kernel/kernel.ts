@@ -49,6 +49,14 @@ export type ShortFloat = 'float16' | 'bfloat16' | 'float8e4m3fn' | 'float8e5m2';
 /** Codes of short floats: as wide as they are. */
 export type FloatCodes = Uint16Array | Uint8Array;
 
+/** What quantizing does to a matrix. */
+export interface Noise {
+  /** Σ value². */
+  readonly signal: number;
+  /** Σ (value − quantized value)². */
+  readonly error: number;
+}
+
 export interface Kernel {
   readonly id: string;
 
@@ -132,8 +140,11 @@ export interface Kernel {
   /** The inverse of `pack`: `count` codes. */
   unpack(bytes: Uint8Array, bits: number, signed: boolean, count: number): Int8Array | Uint8Array;
 
-  /** The matrix turned over: `out[c·rows + r] = values[r·columns + c]`. The arrays must not overlap. */
-  transpose<T extends Elements>(values: T, rows: number, columns: number, out: T): void;
+  /**
+   * The matrix turned over, or as many of its columns from `first` (default 0) on as `out` has room for:
+   * `out[c·rows + r] = values[r·columns + first + c]`. The arrays must not overlap.
+   */
+  transpose<T extends Elements>(values: T, rows: number, columns: number, out: T, first?: number): void;
 
   /**
    * The nearest code of each value, ties to even: `floatToHalf`, `floatToBfloat` and `encodeMinifloat`, which saturates.
@@ -145,6 +156,12 @@ export interface Kernel {
 
   /** Σ (a − b)², in double precision: four sums, of the elements by their index modulo 4, added pairwise. */
   squaredError(a: Float32Array, b: Float32Array): number;
+
+  /**
+   * Σ value² and Σ (value − dequantized code)², in double precision. Kernels may add in different orders: they agree to
+   * twelve digits.
+   */
+  noise(values: Float32Array, codes: Codes, layout: BlockLayout, scales: Float32Array, zeroPoints: Float32Array): Noise;
 
   /**
    * Adds finite values to bins: `counts[floor(value · inverseStride) − first] += 1`. Zeros are counted too. The caller

@@ -28,6 +28,19 @@ export function checkMatrix(rows: number, columns: number, ...matrices: Elements
   }
 }
 
+/**
+ * How many columns `Kernel.transpose` turns over.
+ * @throws HalftoneError `internal` where they are not columns of the matrix.
+ */
+export function checkTurned(values: Elements, rows: number, columns: number, out: Elements, first: number): number {
+  checkMatrix(rows, columns, values);
+  const count = rows === 0 ? 0 : out.length / rows;
+  if (!Number.isInteger(count) || first < 0 || first + count > columns) {
+    throw new HalftoneError('internal', `columns: expected some of ${columns}, got ${count} from ${first} on`);
+  }
+  return count;
+}
+
 /** Calls `visit` with the first element of each block, the one behind its last, and the number of its parameter. */
 export function eachBlock(
   { rows, columns, blockSize }: BlockLayout,

@@ -5,8 +5,8 @@ import type { Codes } from '../formats/quantized.ts';
 import { fit } from './fit.ts';
 import { decodeFloats, encodeFloats } from './floats.ts';
 import { coverInterval, type Grid, type Parameters } from './grid.ts';
-import type { BlockLayout, Elements, Extent, Kernel } from './kernel.ts';
-import { checkLayout, checkMatrix, eachBlock } from './layout.ts';
+import type { BlockLayout, Elements, Extent, Kernel, Noise } from './kernel.ts';
+import { checkLayout, checkMatrix, checkTurned, eachBlock } from './layout.ts';
 import { channelSums, countBins, secondMoment, squaredError } from './sums.ts';
 
 /** One code. See `Kernel.quantize`. */
@@ -138,6 +138,19 @@ export const reference: Kernel = {
     });
   },
 
+  noise(
+    values: Float32Array,
+    codes: Codes,
+    layout: BlockLayout,
+    scales: Float32Array,
+    zeroPoints: Float32Array,
+  ): Noise {
+    checkMatrix(layout.rows, layout.columns, values);
+    const quantized = new Float32Array(values.length);
+    reference.dequantize(codes, layout, scales, zeroPoints, quantized);
+    return { signal: squaredError(values, new Float32Array(values.length)), error: squaredError(values, quantized) };
+  },
+
   pack(codes: ArrayLike<number>, bits: number): Uint8Array {
     checkBits(bits);
     const bytes = new Uint8Array(Math.ceil((codes.length * bits) / 8));
@@ -169,14 +182,14 @@ export const reference: Kernel = {
     return codes;
   },
 
-  transpose<T extends Elements>(values: T, rows: number, columns: number, out: T): void {
-    checkMatrix(rows, columns, values, out);
+  transpose<T extends Elements>(values: T, rows: number, columns: number, out: T, first = 0): void {
+    const count = checkTurned(values, rows, columns, out, first);
     for (let top = 0; top < rows; top += tile) {
       const bottom = Math.min(top + tile, rows);
-      for (let left = 0; left < columns; left += tile) {
-        const right = Math.min(left + tile, columns);
+      for (let left = 0; left < count; left += tile) {
+        const right = Math.min(left + tile, count);
         for (let column = left; column < right; column++) {
-          for (let row = top; row < bottom; row++) out[column * rows + row] = values[row * columns + column];
+          for (let row = top; row < bottom; row++) out[column * rows + row] = values[row * columns + first + column];
         }
       }
     }

@@ -26,9 +26,16 @@ export function matrixBytes(matrix: QuantizedMatrix): MatrixBytes {
   const first = zeroPoints[0];
   return {
     codes: packUnsigned(matrix.codes, scheme),
-    scales: Tensor.float32([scales.length], scales.slice()).converted(scheme.scaleType).bytes,
+    scales: scaleBytes(scales, scheme.scaleType),
     zeroPoints: zeroPoints.every((zeroPoint) => zeroPoint === first) ? first : bytesOf(zeroPoints.slice()),
   };
+}
+
+function scaleBytes(scales: Float32Array, type: Scheme['scaleType']): Uint8Array {
+  if (type === 'float32') return bytesOf(scales.slice());
+  const halves = new Uint16Array(scales.length);
+  bestKernel().encodeFloats('float16', scales, halves);
+  return bytesOf(halves);
 }
 
 /** One float32 zero point for each scale. */
@@ -57,7 +64,9 @@ function packUnsigned(codes: Codes, { format }: Scheme): Uint8Array {
     );
   const packed = kernel.pack(codes, bits);
   const flip = highBits(bits);
-  for (let i = 0; i < packed.length; i++) packed[i] ^= flip;
+  const words = new Uint32Array(packed.buffer, 0, packed.length >> 2);
+  for (let i = 0; i < words.length; i++) words[i] ^= flip * 0x01010101;
+  for (let i = words.length * 4; i < packed.length; i++) packed[i] ^= flip;
   const unused = packed.length * 8 - codes.length * bits;
   if (unused > 0) packed[packed.length - 1] &= 255 >> unused;
   return packed;
@@ -79,7 +88,13 @@ function unpackUnsigned(bytes: Uint8Array, { format }: Scheme, count: number): C
 /** A matrix that reads its numbers from where they lie whenever they are asked for. */
 export function storedMatrix(scheme: Scheme, rows: number, columns: number, stored: StoredMatrix): QuantizedMatrix {
   const { blockSize, count } = parameterLayout(scheme, rows, columns);
-  const floats = (dtype: 'float32' | 'float16', source: ByteSource) => new Tensor(dtype, [count], source).floats();
+  const floats = (dtype: 'float32' | 'float16', source: ByteSource) => {
+    const tensor = new Tensor(dtype, [count], source);
+    if (dtype === 'float32') return tensor.floats();
+    const values = new Float32Array(count);
+    bestKernel().decodeFloats('float16', tensor.words(), values);
+    return values;
+  };
   return {
     scheme,
     rows,

@@ -401,6 +401,34 @@ describe('fit', () => {
   });
 });
 
+describe('noise', () => {
+  it.each([
+    [7, 33, 32],
+    [3, 70_001, 70_001],
+    [1, 5, 2],
+    [64, 4096, 32],
+  ])('of %i×%i in blocks of %i is the sum of squared errors', (rows, columns, blockSize) => {
+    const random = createRandom(rows * columns);
+    const values = Float32Array.from({ length: rows * columns }, () => random() - 0.5);
+    const layout = { rows, columns, blockSize };
+    const count = rows * Math.ceil(columns / blockSize);
+    const scales = Float32Array.from({ length: count }, () => 0.05 + random() / 10);
+    const zeroPoints = Float32Array.from({ length: count }, () => Math.floor(random() * 4) / 2);
+    const codes = new Int8Array(values.length);
+    reference.quantize(values, layout, scales, zeroPoints, -8, 7, codes);
+    const own = wasm.noise(values, codes, layout, scales, zeroPoints);
+    const expected = reference.noise(values, codes, layout, scales, zeroPoints);
+    expect(own.signal / expected.signal).toBeCloseTo(1, 12);
+    expect(own.error / expected.error).toBeCloseTo(1, 12);
+    const quantized = new Float32Array(values.length);
+    reference.dequantize(codes, layout, scales, zeroPoints, quantized);
+    expect(expected).toEqual({
+      signal: reference.squaredError(values, new Float32Array(values.length)),
+      error: reference.squaredError(values, quantized),
+    });
+  });
+});
+
 describe('transpose', () => {
   it('turns elements of one, two and four bytes over', () => {
     fc.assert(
@@ -417,6 +445,11 @@ describe('transpose', () => {
             wasm.transpose<Elements>(values, rows, columns, own);
             reference.transpose<Elements>(values, rows, columns, expected);
             expectEqual(own, expected);
+            const first = Math.floor(random() * columns);
+            const some = (Math.floor(random() * (columns - first)) + 1) * rows;
+            const part = shifted<Elements>(new make(some), offset);
+            wasm.transpose<Elements>(values, rows, columns, part, first);
+            expectEqual(part, expected.slice(first * rows, first * rows + some));
           }
         },
       ),

@@ -1,6 +1,6 @@
 /** One independent piece of work: the codes and scales of some rows of one weight. Plain data in, plain data out. */
 import { formatScheme, parseScheme, type Scheme } from '../formats/scheme.ts';
-import { bestKernel, type MatrixBytes, matrixBytes, matrixError, zeroPointBytes } from '../kernel/index.ts';
+import { bestKernel, blockLayout, type MatrixBytes, matrixBytes, zeroPointBytes } from '../kernel/index.ts';
 import { type SolveOptions, type SolverId, solverOf } from '../solvers/index.ts';
 import { byteLengthOf, type DType } from '../tensor/dtype.ts';
 import { isRowMajor, isTransposed, type MatrixView, matrixView, toMatrix } from '../tensor/matrix-view.ts';
@@ -48,46 +48,48 @@ const blockNumbers = 2 ** 18;
 /** @throws HalftoneError as the solver, or `missing-data` when the bytes can no longer be read. */
 export function solveJob(job: SolveJob, open: OpenRange): SolvedPart {
   const scheme = parseScheme(job.scheme);
-  const values = valuesOf(job, open);
-  const rows = job.rows[1] - job.rows[0];
-  const solved = solveRows(values, rows, scheme, job);
+  const rows = rowsOf(job, open);
+  const solved = solveRows(rows, scheme, job);
   // All rows of a weight have scales of one type.
   if (solved.scheme === job.scheme || solved.notFinite > 0) return solved;
-  return solveRows(values, rows, parseScheme(solved.scheme), job);
+  return solveRows(rows, parseScheme(solved.scheme), job);
 }
 
-function solveRows(values: Float32Array, rows: number, scheme: Scheme, job: SolveJob): SolvedPart {
+/** The rows that a job works on. */
+interface Rows {
+  readonly count: number;
+  readonly columns: number;
+  /** Some of them as float32 values, valid until the next call. */
+  values(first: number, count: number): Float32Array;
+}
+
+function solveRows(rows: Rows, scheme: Scheme, job: SolveJob): SolvedPart {
   const kernel = bestKernel();
-  const columns = values.length / rows;
+  const { columns } = rows;
   const solver = solverOf(job.solver);
   const whole = scheme.granularity.kind === 'tensor';
-  const step = whole ? rows : Math.max(8, Math.floor(blockNumbers / columns / 8) * 8);
+  const step = whole ? rows.count : Math.max(8, Math.floor(blockNumbers / columns / 8) * 8);
   const blocks: MatrixBytes[] = [];
   let energy = 0;
   let error = 0;
   let notFinite = 0;
   let { scaleType } = scheme;
-  for (let first = 0; first < rows; first += step) {
-    const count = Math.min(step, rows - first);
-    const own = values.subarray(first * columns, (first + count) * columns);
-    const { nan, positiveInfinity, negativeInfinity } = kernel.extent(own);
+  for (let first = 0; first < rows.count; first += step) {
+    const count = Math.min(step, rows.count - first);
+    const values = rows.values(first, count);
+    const { nan, positiveInfinity, negativeInfinity } = kernel.extent(values);
     notFinite += nan + positiveInfinity + negativeInfinity;
     if (notFinite > 0) continue;
-    const matrix = solver.solve(own, count, columns, scheme, { ...job.options, kernel });
+    const matrix = solver.solve(values, count, columns, scheme, { ...job.options, kernel });
     scaleType = matrix.scheme.scaleType;
     if (scaleType !== scheme.scaleType) break;
     blocks.push(matrixBytes(matrix));
-    energy += kernel.squaredError(own, zeros(own.length));
-    error += matrixError(own, matrix, kernel);
+    const { codes, scales, zeroPoints } = matrix;
+    const noise = kernel.noise(values, codes, blockLayout(scheme, count, columns), scales, zeroPoints);
+    energy += noise.signal;
+    error += noise.error;
   }
   return { scheme: formatScheme({ ...scheme, scaleType }), ...joined(blocks, scaleType), energy, error, notFinite };
-}
-
-let nothing = new Float32Array(0);
-
-function zeros(count: number): Float32Array {
-  if (nothing.length < count) nothing = new Float32Array(count);
-  return nothing.subarray(0, count);
 }
 
 /** The bytes of consecutive rows; all but the last fill whole bytes with codes. */
@@ -113,46 +115,66 @@ function concatenated(pieces: readonly Uint8Array[]): Uint8Array {
   return bytes;
 }
 
-/** The job's rows as float32 values, row-major. Valid until the next job. */
-function valuesOf({ dtype, shape, rowAxes, rows: [first, end], data }: SolveJob, open: OpenRange): Float32Array {
+/** Rows that lie one after the other are read as they are needed; of others all are read at once. */
+function rowsOf({ dtype, shape, rowAxes, rows: [first, end], data }: SolveJob, open: OpenRange): Rows {
   const view = matrixView(shape, rowAxes);
+  const { columns } = view;
+  const count = end - first;
   const width = byteLengthOf(dtype, 1);
   const source = data instanceof Uint8Array ? undefined : open(data);
-  const read = (from: number, to: number) =>
-    source ? readPart(source, from, to) : (data as Uint8Array).subarray(from, to);
-  const count = end - first;
   if (isRowMajor(view)) {
-    const rowBytes = view.columns * width;
-    return new Tensor(dtype, [count * view.columns], read(first * rowBytes, end * rowBytes)).floats();
+    const bytesOf = (from: number, to: number) =>
+      source ? readInto(source, from, to, bestKernel().room) : (data as Uint8Array).subarray(from, to);
+    return {
+      count,
+      columns,
+      values(row, some) {
+        const start = (first + row) * columns * width;
+        return new Tensor(dtype, [some * columns], bytesOf(start, start + some * columns * width)).floats();
+      },
+    };
   }
   if (!isTransposed(view)) {
-    return toMatrix(new Tensor(dtype, shape, read(0, byteLengthOf(dtype, view.rows * view.columns))).floats(), view);
+    const bytes = source ? source.read() : (data as Uint8Array);
+    const values = toMatrix(new Tensor(dtype, shape, bytes).floats(), view);
+    return { count, columns, values: (row, some) => values.subarray(row * columns, (row + some) * columns) };
   }
-  const stored =
-    source && count < view.rows
-      ? readColumns(source, first * width, count * width, view.rows * width, view.columns)
-      : read(0, view.rows * view.columns * width);
-  const values = new Tensor(dtype, [view.columns, count], stored).floats();
-  if (turned.length < values.length) turned = new Float32Array(values.length);
-  const transposed = turned.subarray(0, values.length);
-  bestKernel().transpose(values, view.columns, count, transposed);
-  return transposed;
+  const stored = source
+    ? readColumns(source, first * width, count * width, view.rows * width, columns)
+    : (data as Uint8Array);
+  const turned = new Tensor(dtype, [columns, count], stored).floats();
+  return {
+    count,
+    columns,
+    values(row, some) {
+      const kernel = bestKernel();
+      const room = kernel.room(some * columns * 4);
+      const values = new Float32Array(room.buffer, room.byteOffset, some * columns);
+      kernel.transpose(turned, columns, count, values, row);
+      return values;
+    },
+  };
 }
 
-/** Where matrices are turned over: kept, so that large ones are not allocated for each job. */
-let turned = new Float32Array(0);
-
-/** Into the kernel's own memory, where that has room. */
-function readPart(source: ByteSource, from: number, to: number): Uint8Array {
+function readInto(source: ByteSource, from: number, to: number, room: (bytes: number) => Uint8Array): Uint8Array {
   if (!source.readInto) return source.read(from, to);
-  const bytes = bestKernel().room(to - from);
+  const bytes = room(to - from);
   source.readInto(bytes, from);
   return bytes;
 }
 
+/** Where columns are read to: kept, so that large arrays are not allocated for each job. */
+let scratch = new Uint8Array(0);
+
+function scratchOf(length: number): Uint8Array {
+  if (scratch.length < length) scratch = new Uint8Array(length);
+  return scratch.subarray(0, length);
+}
+
 /** `length` bytes of each of `count` rows that lie `stride` bytes apart. */
 function readColumns(source: ByteSource, start: number, length: number, stride: number, count: number): Uint8Array {
-  const bytes = bestKernel().room(count * length);
+  if (length === stride) return readInto(source, start, start + count * length, scratchOf);
+  const bytes = scratchOf(count * length);
   if (source.readStrided) {
     source.readStrided(bytes, start, length, stride);
     return bytes;

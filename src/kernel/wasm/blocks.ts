@@ -8,7 +8,7 @@ import { type Arena, windowLimit } from './arena.ts';
 import { type Exports, flag } from './exports.ts';
 
 /** How assembly/quantize.ts calls the type of codes. */
-function kindOf(codes: Codes): number {
+export function kindOf(codes: Codes): number {
   if (codes instanceof Int8Array) return 0;
   if (codes instanceof Uint8Array) return 1;
   return codes instanceof Int16Array ? 2 : 3;

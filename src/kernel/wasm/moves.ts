@@ -1,7 +1,7 @@
 /** Codes packed and unpacked, and matrices turned over. */
 import { HalftoneError } from '../../base/errors.ts';
 import type { Elements, Kernel } from '../kernel.ts';
-import { checkMatrix } from '../layout.ts';
+import { checkTurned } from '../layout.ts';
 import { checkBits, reference } from '../reference.ts';
 import { type Arena, windowLimit } from './arena.ts';
 import { type Exports, flag } from './exports.ts';
@@ -21,6 +21,7 @@ export function moveMethods(wasm: Exports, arena: Arena): Pick<Kernel, 'pack' | 
     left: number,
     height: number,
     width: number,
+    first: number,
   ): void {
     const bytes = values.BYTES_PER_ELEMENT;
     let from: number;
@@ -35,13 +36,13 @@ export function moveMethods(wasm: Exports, arena: Arena): Pick<Kernel, 'pack' | 
       stride = width;
     }
     if (arena.holds(out) || height === rows) {
-      const to = arena.output(out, left * rows + top, height === rows ? width * rows : 0);
+      const to = arena.output(out, (left - first) * rows + top, height === rows ? width * rows : 0);
       turn(from, height, width, stride, to, rows);
     } else {
       const to = arena.reserve(height * width * bytes);
       turn(from, height, width, stride, to, height);
       for (let column = 0; column < width; column++) {
-        arena.fetch(to + column * height * bytes, out, (left + column) * rows + top, height);
+        arena.fetch(to + column * height * bytes, out, (left - first + column) * rows + top, height);
       }
     }
     arena.deliver();
@@ -81,26 +82,26 @@ export function moveMethods(wasm: Exports, arena: Arena): Pick<Kernel, 'pack' | 
       return codes;
     },
 
-    transpose<T extends Elements>(values: T, rows: number, columns: number, out: T): void {
-      checkMatrix(rows, columns, values, out);
+    transpose<T extends Elements>(values: T, rows: number, columns: number, out: T, first = 0): void {
+      const count = checkTurned(values, rows, columns, out, first);
       const width = values.BYTES_PER_ELEMENT;
       if (width === 2) {
-        reference.transpose(values, rows, columns, out);
+        reference.transpose(values, rows, columns, out, first);
         return;
       }
       const turn = width === 1 ? wasm.transpose1 : wasm.transpose4;
       if (arena.holds(values) && arena.holds(out)) {
-        turn(values.byteOffset, rows, columns, columns, out.byteOffset, rows);
+        turn(values.byteOffset + first * width, rows, count, columns, out.byteOffset, rows);
         return;
       }
       const side = width === 1 ? 1024 : 512;
-      const wide = Math.min(columns, side);
+      const wide = Math.min(count, side);
       const tall = Math.min(rows, Math.floor(tileBytes / width / wide));
       for (let top = 0; top < rows; top += tall) {
         const height = Math.min(tall, rows - top);
-        for (let left = 0; left < columns; left += wide) {
-          const across = Math.min(wide, columns - left);
-          turnTile(turn, values, rows, columns, out, top, left, height, across);
+        for (let left = first; left < first + count; left += wide) {
+          const across = Math.min(wide, first + count - left);
+          turnTile(turn, values, rows, columns, out, top, left, height, across, first);
         }
       }
     },

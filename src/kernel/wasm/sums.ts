@@ -1,10 +1,13 @@
 /** Sums over many values. */
-import type { ChannelLayout, Kernel } from '../kernel.ts';
+import type { Codes } from '../../formats/quantized.ts';
+import type { BlockLayout, ChannelLayout, Kernel, Noise } from '../kernel.ts';
+import { checkLayout, checkMatrix, windows } from '../layout.ts';
 import { checkChannels, checkLengths, checkMoment, countBins } from '../sums.ts';
 import { type Arena, windowLimit } from './arena.ts';
+import { kindOf } from './blocks.ts';
 import type { Exports } from './exports.ts';
 
-type Methods = Pick<Kernel, 'squaredError' | 'countBins' | 'channelSums' | 'secondMoment'>;
+type Methods = Pick<Kernel, 'squaredError' | 'noise' | 'countBins' | 'channelSums' | 'secondMoment'>;
 
 /** The side of a tile of assembly/sums.ts, and the rows that are multiplied at a time. */
 const side = 64;
@@ -48,6 +51,34 @@ export function sumMethods(wasm: Exports, arena: Arena): Methods {
       }
       arena.reset();
       return total(arena.doubles(lanes, 4));
+    },
+
+    noise(
+      values: Float32Array,
+      codes: Codes,
+      layout: BlockLayout,
+      scales: Float32Array,
+      zeroPoints: Float32Array,
+    ): Noise {
+      checkLayout(codes.length, layout, scales, zeroPoints);
+      checkMatrix(layout.rows, layout.columns, values);
+      const kind = kindOf(codes);
+      const errors = arena.zeros(32);
+      const signals = arena.zeros(64);
+      const mark = arena.next;
+      for (const { start, count, parameter, parameters, rows, columns, blockSize } of windows(layout, windowLimit)) {
+        const address = arena.input(values, start, count);
+        const code = arena.input(codes, start, count);
+        const scale = arena.input(scales, parameter, parameters);
+        const zero = arena.input(zeroPoints, parameter, parameters);
+        const quantized = arena.reserve(count * 4);
+        wasm.dequantize(code, rows, columns, blockSize, scale, zero, quantized, kind);
+        wasm.squaredError(address, quantized, count, errors);
+        wasm.runSums(address, count, signals);
+        arena.reset(mark);
+      }
+      arena.reset();
+      return { signal: total(arena.doubles(signals + 32, 4)), error: total(arena.doubles(errors, 4)) };
     },
 
     countBins(values: Float32Array, inverseStride: number, first: number, counts: Float64Array): void {
