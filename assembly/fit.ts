@@ -12,6 +12,7 @@ import {
   crosses,
   joinSums,
   linears,
+  partner,
   refit,
   refitCross,
   refitFirst,
@@ -194,23 +195,35 @@ function begin(target: usize, length: i32, needsLinear: bool): void {
   if (weighted) clearOddSums(count);
 }
 
-/** Brings the block, or a window of it, into fixed point, padded to a multiple of 8. */
-function toFixedPoint(values: usize, length: i32, elements: usize): void {
+/**
+ * Brings the block, or a window of it, into fixed point, padded to a multiple of 8: numbers of 16 bits, and pairs of them
+ * with their partner.
+ */
+function toFixedPoint(values: usize, length: i32, elements: usize, pairs: usize): void {
   const factor = f32x4.splat(<f32>unit);
   const rounding = f32x4.splat(magic);
   const bias = i32x4.splat(magicBits);
+  const partners = i16x8.splat(partner);
   const stop = elements + ((<usize>(length & ~7)) << 1);
   let at = elements;
-  for (; at < stop; at += 16, values += 32) {
+  for (; at < stop; at += 16, values += 32, pairs += 32) {
     const front = i32x4.sub(f32x4.add(f32x4.mul(v128.load(values), factor), rounding), bias);
     const back = i32x4.sub(f32x4.add(f32x4.mul(v128.load(values, 16), factor), rounding), bias);
-    v128.store(at, i16x8.narrow_i32x4_s(front, back));
+    storeFixed(i16x8.narrow_i32x4_s(front, back), partners, at, pairs);
   }
   if ((length & 7) === 0) return;
   v128.store(at, i64x2.splat(0));
-  for (const last = elements + ((<usize>length) << 1); at < last; at += 2, values += 4) {
-    store<i16>(at, <i16>nearest<f32>(load<f32>(values) * <f32>unit));
+  let last = at;
+  for (const behind = elements + ((<usize>length) << 1); last < behind; last += 2, values += 4) {
+    store<i16>(last, <i16>nearest<f32>(load<f32>(values) * <f32>unit));
   }
+  storeFixed(v128.load(at), partners, at, pairs);
+}
+
+function storeFixed(fixed: v128, partners: v128, at: usize, pairs: usize): void {
+  v128.store(at, fixed);
+  v128.store(pairs, v128.shuffle<u16>(fixed, partners, 0, 8, 1, 9, 2, 10, 3, 11));
+  v128.store(pairs, v128.shuffle<u16>(fixed, partners, 4, 12, 5, 13, 6, 14, 7, 15), 16);
 }
 
 /** Writes weights and elements as doubles, padded to a multiple of 8. */
@@ -255,37 +268,58 @@ function addFirst(elements: usize, length: i32, weights: usize): void {
   }
 }
 
-/** Adds a window, already in fixed point, to the sums of this stage. */
-function addWindow(values: usize, elements: usize, length: i32, doubles: usize, weights: usize): void {
+// Where the window at hand lies, in all its forms.
+let elements: usize = 0;
+let pairs: usize = 0;
+let doubles: usize = 0;
+let weights: usize = 0;
+
+/** Lays a window out in scratch, and fills in the forms that are needed. */
+function prepareWindow(
+  values: usize,
+  length: i32,
+  importance: usize,
+  importanceLength: i32,
+  column: i32,
+  scratch: usize,
+): void {
+  const padded = <usize>((length + 7) & ~7);
+  elements = scratch;
+  pairs = elements + (padded << 1);
+  doubles = pairs + (padded << 2);
+  weights = doubles + (padded << 3);
+  toFixedPoint(values, length, elements, pairs);
+  if (weighted) toDoubles(importance, importanceLength, column, elements, length, doubles, weights);
+}
+
+/** Adds the window at hand to the sums of this stage. */
+function addWindow(values: usize, length: i32): void {
   if (stage === tryCover && floatZeroPoint) addFirst(elements, length, weights);
   if (bestIndex >= 0) {
-    if (wide) refit<SixBits>(list, bestIndex, values, elements, length, weighted ? weights : 0);
-    else refit<TenBits>(list, bestIndex, values, elements, length, weighted ? weights : 0);
+    if (wide) refit<SixBits>(list, bestIndex, values, pairs, length, weighted ? weights : 0);
+    else refit<TenBits>(list, bestIndex, values, pairs, length, weighted ? weights : 0);
   } else if (weighted) {
-    if (wide) correlateWeighted<SixBits>(list, count, elements, length, doubles, weights);
-    else correlateWeighted<TenBits>(list, count, elements, length, doubles, weights);
+    if (wide) correlateWeighted<SixBits>(list, count, pairs, length, doubles, weights);
+    else correlateWeighted<TenBits>(list, count, pairs, length, doubles, weights);
   } else if (linear) {
-    if (wide) correlate<SixBits, WithLinear>(list, count, elements, length);
-    else correlate<TenBits, WithLinear>(list, count, elements, length);
+    if (wide) correlate<SixBits, WithLinear>(list, count, elements, pairs, length);
+    else correlate<TenBits, WithLinear>(list, count, elements, pairs, length);
   } else if (stage === tryFixedZero) {
-    if (wide) correlateShared<SixBits>(list, count, elements, length);
-    else correlateShared<TenBits>(list, count, elements, length);
+    if (wide) correlateShared<SixBits>(list, count, elements, pairs, length);
+    else correlateShared<TenBits>(list, count, elements, pairs, length);
   } else {
-    if (wide) correlate<SixBits, WithoutLinear>(list, count, elements, length);
-    else correlate<TenBits, WithoutLinear>(list, count, elements, length);
+    if (wide) correlate<SixBits, WithoutLinear>(list, count, elements, pairs, length);
+    else correlate<TenBits, WithoutLinear>(list, count, elements, pairs, length);
   }
 }
 
 /**
  * Adds a window of the block to the sums of this stage. Windows but the last have a multiple of 8 elements. `scratch` is
- * room for 18 bytes an element, and 144 more.
+ * room for 22 bytes an element, and 176 more.
  */
 export function fitAdd(values: usize, length: i32, importance: usize, importanceLength: i32, scratch: usize): void {
-  const doubles = scratch + ((<usize>((length + 7) & ~7)) << 1);
-  const weights = doubles + ((<usize>((length + 7) & ~7)) << 3);
-  toFixedPoint(values, length, scratch);
-  if (weighted) toDoubles(importance, importanceLength, 0, scratch, length, doubles, weights);
-  addWindow(values, scratch, length, doubles, weights);
+  prepareWindow(values, length, importance, importanceLength, 0, scratch);
+  addWindow(values, length);
 }
 
 /** Keeps stored parameters if with the levels of a grid, around level `zero`, they have the least error yet. */
@@ -374,11 +408,11 @@ function bestWithOffset(): i32 {
 
 /** Offers what the refitted grid became. */
 function offerRefit(): bool {
-  const cross = f64x2.extract_lane(refitCross, 0) + f64x2.extract_lane(refitCross, 1);
+  const cross = refitCross();
   if (stage < tryFloatZero) {
     return offer(cross / load<f64>(squares + ((<usize>bestIndex) << 3)), zeroPointOf(list, bestIndex));
   }
-  solve(bestIndex, cross, f64x2.extract_lane(refitFirst, 0) + f64x2.extract_lane(refitFirst, 1));
+  solve(bestIndex, cross, refitFirst());
   return offer(solvedStep, lowest - solvedOffset / solvedStep);
 }
 
@@ -517,11 +551,8 @@ export function fit(
       } else {
         const place = importanceLength === 0 ? 0 : column % importanceLength;
         if (fitStart(low, high, isWeighted(importance, importanceLength, place, length))) {
-          const doubles = scratch + ((<usize>((length + 7) & ~7)) << 1);
-          const weights = doubles + ((<usize>((length + 7) & ~7)) << 3);
-          toFixedPoint(values, length, scratch);
-          if (weighted) toDoubles(importance, importanceLength, place, scratch, length, doubles, weights);
-          do addWindow(values, scratch, length, doubles, weights);
+          prepareWindow(values, length, importance, importanceLength, place, scratch);
+          do addWindow(values, length);
           while (fitNext());
         }
         store<f32>(scales, scale);

@@ -131,14 +131,14 @@ export function quantize(
 }
 
 /** One code as an integer. */
-function loadCode(at: usize, kind: i32): i32 {
+export function loadCode(at: usize, kind: i32): i32 {
   if (kind === 0) return load<i8>(at);
   if (kind === 1) return load<u8>(at);
   return kind === 2 ? <i32>load<i16>(at) : <i32>load<u16>(at);
 }
 
 /** Four codes as integers. */
-function loadCodes(at: usize, kind: i32): v128 {
+export function loadCodes(at: usize, kind: i32): v128 {
   if (kind === 2) return v128.load16x4_s(at);
   if (kind === 3) return v128.load16x4_u(at);
   const pairs =

@@ -32,7 +32,7 @@ const endSteps = 10;
 /** Grid widths with a float zero point: ±0.9 levels by 0.05 (ggml-quants.c, make_qkx3_quants). */
 const floatZeroSteps = 18;
 
-/** Grids to try. An element's level is clamp((element·factor / 2^15 + offset) / 2^fraction, low, high), in integers. */
+/** Grids to try. An element's level is clamp(floor((element·factor / 2^15 + offset) / 2^fraction), low, high). */
 class Candidates {
   count = 0;
   /** Levels of one unit, times 2^(15 + fraction). */
@@ -161,11 +161,11 @@ class Search {
 
   #sum(index: number): void {
     const candidates = this.#candidates;
-    const fraction = this.#fraction;
+    const shift = this.#fraction + 15;
     const fixed = this.#fixed;
     const length = this.#length;
     const factor = candidates.factor[index];
-    const offset = candidates.offset[index];
+    const offset = candidates.offset[index] * 32768;
     const low = candidates.low[index];
     const high = candidates.high[index];
     let cross = 0;
@@ -173,8 +173,7 @@ class Search {
     let linear = 0;
     for (let i = 0; i < length; i++) {
       const element = fixed[i];
-      const sum = ((element * factor + 16384) >> 15) + offset;
-      let level = Math.min(sum, 32767) >> fraction;
+      let level = (element * factor + offset) >> shift;
       if (level < low) level = low;
       if (level > high) level = high;
       cross += element * level;
@@ -188,22 +187,15 @@ class Search {
 
   #sumWeighted(index: number): void {
     const candidates = this.#candidates;
-    const fixed = this.#fixed;
-    const factor = candidates.factor[index];
-    const offset = candidates.offset[index];
-    const low = candidates.low[index];
-    const high = candidates.high[index];
     const sums = [0, 0, 0];
     for (const parity of [0, 1]) {
       let cross = 0;
       let square = 0;
       let linear = 0;
       for (let i = parity; i < this.#length; i += 2) {
-        const element = fixed[i];
-        const sum = Math.min(((element * factor + 16384) >> 15) + offset, 32767);
-        const level = Math.min(Math.max(sum >> this.#fraction, low), high);
+        const level = this.#level(index, i);
         const weighted = this.#weights[i] * level;
-        cross += weighted * element;
+        cross += weighted * this.#fixed[i];
         square += weighted * level;
         linear += weighted;
       }
@@ -212,6 +204,12 @@ class Search {
       sums[2] += linear;
     }
     [candidates.cross[index], candidates.square[index], candidates.linear[index]] = sums;
+  }
+
+  #level(index: number, i: number): number {
+    const { factor, offset, low, high } = this.#candidates;
+    const level = (this.#fixed[i] * factor[index] + offset[index] * 32768) >> (this.#fraction + 15);
+    return Math.min(Math.max(level, low[index]), high[index]);
   }
 
   /** Keeps stored parameters if with their own levels they have the least error yet. */
@@ -257,23 +255,18 @@ class Search {
     else this.#tryStored(stored, floatZeroPoint ? roundStored(zeroPoint, scaleType) : zeroPoint);
   }
 
-  /** Σ w·value·level of one candidate, and Σ w·value: with the values themselves, so that what is exact stays exact. */
+  /**
+   * Σ w·value·level of one candidate, and Σ w·value: with the values themselves, so that what is exact stays exact. Both
+   * are four sums, of the elements by their index modulo 4, added pairwise.
+   */
   #refit(index: number): [cross: number, first: number] {
-    const { factor, offset, low, high } = this.#candidates;
-    let [crossSum, firstSum] = [0, 0];
-    for (const parity of [0, 1]) {
-      let [cross, first] = [0, 0];
-      for (let i = parity; i < this.#length; i += 2) {
-        const sum = Math.min(((this.#fixed[i] * factor[index] + 16384) >> 15) + offset[index], 32767);
-        const level = Math.min(Math.max(sum >> this.#fraction, low[index]), high[index]);
-        const weighted = this.#weighted ? this.#weights[i] * this.#values[i] : this.#values[i];
-        cross += weighted * level;
-        first += weighted;
-      }
-      crossSum += cross;
-      firstSum += first;
+    const lanes = [0, 0, 0, 0, 0, 0, 0, 0];
+    for (let i = 0; i < this.#length; i++) {
+      const weighted = this.#weighted ? this.#weights[i] * this.#values[i] : this.#values[i];
+      lanes[i & 3] += weighted * this.#level(index, i);
+      lanes[(i & 3) + 4] += weighted;
     }
-    return [crossSum, firstSum];
+    return [lanes[0] + lanes[1] + (lanes[2] + lanes[3]), lanes[4] + lanes[5] + (lanes[6] + lanes[7])];
   }
 
   /** Correlates the candidates, and offers the best least-squares scale among them with its zero point. */

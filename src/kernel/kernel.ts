@@ -158,8 +158,8 @@ export interface Kernel {
   squaredError(a: Float32Array, b: Float32Array): number;
 
   /**
-   * Σ value² and Σ (value − dequantized code)², in double precision. Kernels may add in different orders: they agree to
-   * twelve digits.
+   * Σ value² and Σ (value − dequantized code)². Up to 1024 squares may be added in single precision first: kernels agree
+   * to five digits.
    */
   noise(values: Float32Array, codes: Codes, layout: BlockLayout, scales: Float32Array, zeroPoints: Float32Array): Noise;
 

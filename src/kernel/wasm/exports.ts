@@ -72,6 +72,17 @@ export interface Exports {
     values: number,
     kind: number,
   ): void;
+  noise(
+    values: number,
+    rows: number,
+    columns: number,
+    blockSize: number,
+    scales: number,
+    zeroPoints: number,
+    codes: number,
+    kind: number,
+    sums: number,
+  ): void;
   pack(codes: number, count: number, bits: number, bytes: number): void;
   unpack(bytes: number, count: number, bits: number, signed: Flag, codes: number): void;
   transpose1(values: number, rows: number, columns: number, stride: number, out: number, outStride: number): void;

@@ -12,7 +12,7 @@ const noImportance = new Float32Array(0);
 const pieceLimit = 2 ** 14;
 
 /** What assembly/fit.ts needs for a block beside its values. */
-const scratchBytes = (length: number) => length * 18 + 160;
+const scratchBytes = (length: number) => length * 22 + 192;
 
 /** The importance of `count` columns from `column` on, or less where it starts over at the first of them. */
 function rowOf(importance: Float32Array, column: number, count: number): Float32Array {

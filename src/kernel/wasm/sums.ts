@@ -63,22 +63,19 @@ export function sumMethods(wasm: Exports, arena: Arena): Methods {
       checkLayout(codes.length, layout, scales, zeroPoints);
       checkMatrix(layout.rows, layout.columns, values);
       const kind = kindOf(codes);
-      const errors = arena.zeros(32);
-      const signals = arena.zeros(64);
+      const sums = arena.zeros(16);
       const mark = arena.next;
       for (const { start, count, parameter, parameters, rows, columns, blockSize } of windows(layout, windowLimit)) {
         const address = arena.input(values, start, count);
         const code = arena.input(codes, start, count);
         const scale = arena.input(scales, parameter, parameters);
         const zero = arena.input(zeroPoints, parameter, parameters);
-        const quantized = arena.reserve(count * 4);
-        wasm.dequantize(code, rows, columns, blockSize, scale, zero, quantized, kind);
-        wasm.squaredError(address, quantized, count, errors);
-        wasm.runSums(address, count, signals);
+        wasm.noise(address, rows, columns, blockSize, scale, zero, code, kind, sums);
         arena.reset(mark);
       }
       arena.reset();
-      return { signal: total(arena.doubles(signals + 32, 4)), error: total(arena.doubles(errors, 4)) };
+      const [signal, error] = arena.doubles(sums, 2);
+      return { signal, error };
     },
 
     countBins(values: Float32Array, inverseStride: number, first: number, counts: Float64Array): void {
