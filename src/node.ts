@@ -1,14 +1,17 @@
 /** Node only: halftone with models on disk, ONNX Runtime found by itself, and data read from paths. */
 import { performance } from 'node:perf_hooks';
+import { openRange } from './executors/node.ts';
 import { openResources, type ResourceOptions } from './executors/resources.ts';
 import { readModel } from './files/onnx/node.ts';
 import { externalDataPath, writeModel } from './files/onnx/write-files.ts';
 import { refuseInputs } from './files/paths.ts';
 import type { Model } from './graph/model.ts';
 import { type CompareOptions, type Comparison, compare as compareLoaded } from './pipeline/compare.ts';
+import { inlineExecutor } from './pipeline/executor.ts';
 import { inputsOf } from './pipeline/inputs.ts';
-import { type Quantized, type QuantizeOptions, quantizeModel } from './pipeline/quantize.ts';
+import { type Quantized, type QuantizeOptions, quantizeModel as quantizeWith } from './pipeline/quantize.ts';
 import { lazyRuntime, type RuntimeId } from './runtime/node.ts';
+import type { Runtime } from './runtime/runtime.ts';
 import { type OpenOptions, openSamples } from './samples/node.ts';
 import { randomSamples } from './samples/random.ts';
 import type { Samples } from './samples/sample.ts';
@@ -58,7 +61,7 @@ export async function quantize(source: ModelSource, options: NodeQuantizeOptions
   });
   let finished = false;
   try {
-    const result = await quantizeModel(
+    const result = await quantizeWith(
       model,
       { clock: () => performance.now(), ...rest, ...(samples ? { calibration: samples } : {}), ...resources },
       runtime,
@@ -69,6 +72,15 @@ export async function quantize(source: ModelSource, options: NodeQuantizeOptions
   } finally {
     await resources.close({ keep: !finished && resume === true });
   }
+}
+
+/**
+ * Quantizes a model in memory, or one whose large tensors lie in files, on the calling thread. `model` itself is not changed.
+ * `quantize` does the same with threads, and in bounded memory.
+ * @throws HalftoneError `usage`, `missing-data`, `unsupported` or `runtime`; the signal's reason when aborted.
+ */
+export function quantizeModel(model: Model, options: QuantizeOptions, runtime: Runtime): Promise<Quantized> {
+  return quantizeWith(model, { ...options, executor: options.executor ?? inlineExecutor(openRange) }, runtime);
 }
 
 export interface NodeCompareOptions extends CompareOptions {

@@ -54,6 +54,7 @@ test('a browser adds', async () => {
   expect(browser.filter((name) => !shared.includes(name)).sort()).toMatchInlineSnapshot(`
     [
       "createRuntime",
+      "openExecutor",
       "readModel",
       "writeModel",
     ]

@@ -1,5 +1,12 @@
 /** Node only: the script of a worker thread. */
+import workerpool from 'workerpool';
+import type { SolveJob } from '../pipeline/job.ts';
+import { answerTo } from './exchange.ts';
 import { openRange } from './node.ts';
-import { serve } from './serve.ts';
 
-serve(openRange);
+workerpool.worker({
+  solve(job: SolveJob) {
+    const { message, transfer } = answerTo(job, openRange);
+    return new workerpool.Transfer(message, transfer);
+  },
+});
