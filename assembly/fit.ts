@@ -165,7 +165,7 @@ export function fitStart(blockLow: f32, blockHigh: f32, isWeighted: bool): bool 
   if (symmetric) {
     // The grid that covers the block is tried together with the others around the same zero point.
     stage = tryFixedZero;
-    const target = -least > most ? mirroredZero : fixedZero;
+    const target = select<usize>(mirroredZero, fixedZero, -least > most);
     setFactor(target, fixedZeroCount, (32768 * one) / (<f64>scale * unit));
     begin(target, fixedZeroCount + 1, false);
   } else {
