@@ -19,25 +19,52 @@ function turn4(values: usize, stride: usize, out: usize, outStride: usize): void
   v128.store(out + 3 * outStride, v128.shuffle<u64>(AB, CD, 1, 3));
 }
 
+/** Columns of a strip that are turned together. */
+const span = 512;
+
+/** A strip's rows next to each other: where rows are far apart, lines of the cache push each other out. */
+const near: usize = memory.data(32768, 16);
+
+/** Rows further apart than this are brought near first. */
+const far: usize = 2048;
+
 /** `stride` and `outStride` count elements from one row to the next. */
 export function transpose4(values: usize, rows: i32, columns: i32, stride: i32, out: usize, outStride: i32): void {
   const step = (<usize>stride) << 2;
   const outStep = (<usize>outStride) << 2;
   for (let row = 0; row < rows; row += strip) {
     const height = min(strip, rows - row);
-    for (let column = 0; column < columns; column += 4) {
-      const from = values + <usize>row * step + ((<usize>column) << 2);
-      const to = out + <usize>column * outStep + ((<usize>row) << 2);
-      const width = min(4, columns - column);
-      let i = 0;
-      if (width === 4) {
-        for (; i + 4 <= height; i += 4) turn4(from + <usize>i * step, step, to + ((<usize>i) << 2), outStep);
+    const from = values + <usize>row * step;
+    const to = out + ((<usize>row) << 2);
+    if (step < far) {
+      turnStrip(from, height, columns, step, to, outStep);
+      continue;
+    }
+    for (let column = 0; column < columns; column += span) {
+      const width = min(span, columns - column);
+      const bytes = (<usize>width) << 2;
+      for (let i: usize = 0; i < <usize>height; i++) {
+        memory.copy(near + i * bytes, from + i * step + ((<usize>column) << 2), bytes);
       }
-      for (; i < height; i++) {
-        for (let j = 0; j < width; j++) {
-          const element = load<u32>(from + <usize>i * step + ((<usize>j) << 2));
-          store<u32>(to + <usize>j * outStep + ((<usize>i) << 2), element);
-        }
+      turnStrip(near, height, width, bytes, to + <usize>column * outStep, outStep);
+    }
+  }
+}
+
+/** Up to 16 rows; strides in bytes. */
+function turnStrip(values: usize, height: i32, columns: i32, step: usize, out: usize, outStep: usize): void {
+  for (let column = 0; column < columns; column += 4) {
+    const from = values + ((<usize>column) << 2);
+    const to = out + <usize>column * outStep;
+    const width = min(4, columns - column);
+    let i = 0;
+    if (width === 4) {
+      for (; i + 4 <= height; i += 4) turn4(from + <usize>i * step, step, to + ((<usize>i) << 2), outStep);
+    }
+    for (; i < height; i++) {
+      for (let j = 0; j < width; j++) {
+        const element = load<u32>(from + <usize>i * step + ((<usize>j) << 2));
+        store<u32>(to + <usize>j * outStep + ((<usize>i) << 2), element);
       }
     }
   }

@@ -11,7 +11,7 @@ const options = [
   ...['--enable', 'simd'],
   ...['--use', 'abort='],
   // 24 MiB, laid out by src/kernel/arena.ts.
-  ...['--initialMemory', '384', '--maximumMemory', '384'],
+  ...['--initialMemory', '416', '--maximumMemory', '416'],
   '-O3',
   '--converge',
   '--noAssert',

@@ -67,6 +67,9 @@ export interface Kernel {
    */
   room(bytes: number): Uint8Array;
 
+  /** A second region like `room`, beside it, for what is made of what lies there; of up to 2 MiB. */
+  desk(bytes: number): Uint8Array;
+
   /** Range and special values of a batch. */
   extent(values: Float32Array): Extent;
 

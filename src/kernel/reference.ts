@@ -48,6 +48,7 @@ export const reference: Kernel = {
   id: 'reference',
 
   room: (bytes: number) => new Uint8Array(bytes),
+  desk: (bytes: number) => new Uint8Array(bytes),
 
   extent(values: Float32Array): Extent {
     const { length } = values;

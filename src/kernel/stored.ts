@@ -24,10 +24,11 @@ export interface MatrixBytes {
 export function matrixBytes(matrix: QuantizedMatrix): MatrixBytes {
   const { zeroPoints, scales, scheme } = matrix;
   const first = zeroPoints[0];
+  const same = scheme.symmetric || zeroPoints.every((zeroPoint) => zeroPoint === first);
   return {
     codes: packUnsigned(matrix.codes, scheme),
     scales: scaleBytes(scales, scheme.scaleType),
-    zeroPoints: zeroPoints.every((zeroPoint) => zeroPoint === first) ? first : bytesOf(zeroPoints.slice()),
+    zeroPoints: same ? first : bytesOf(zeroPoints.slice()),
   };
 }
 

@@ -61,6 +61,15 @@ export function channelSums(
 ): void {
   checkChannels(values, layout, sums, squares);
   const { outer, channels, inner } = layout;
+  if (inner === 1) {
+    for (let i = 0; i < values.length; ) {
+      for (let channel = 0; channel < channels; channel++, i++) {
+        sums[channel] += values[i];
+        squares[channel] += values[i] * values[i];
+      }
+    }
+    return;
+  }
   const lanes = new Float64Array(8);
   for (let run = 0; run < outer * channels; run++) {
     const start = run * inner;

@@ -537,7 +537,25 @@ describe('room', () => {
     }
     expect(wasm.room(16).buffer).toBe(wasm.room(16 * 2 ** 20).buffer);
     expect(wasm.room(16 * 2 ** 20 + 1).length).toBe(16 * 2 ** 20 + 1);
-    expect(wasm.room(16).buffer.byteLength).toBeLessThanOrEqual(24 * 2 ** 20);
+    expect(wasm.room(16).buffer.byteLength).toBeLessThanOrEqual(26 * 2 ** 20);
+  });
+
+  it('has a desk beside it', () => {
+    for (const kernel of [wasm, reference]) {
+      const [room, desk] = [kernel.room(16 * 2 ** 20), kernel.desk(2 ** 21)];
+      const values = new Float32Array(room.buffer, room.byteOffset, 1024 * 3000);
+      for (let i = 0; i < values.length; i++) values[i] = i;
+      const turned = new Float32Array(desk.buffer, desk.byteOffset, 1024 * 33);
+      kernel.transpose(values, 1024, 3000, turned, 2967);
+      for (const [column, row] of [
+        [0, 0],
+        [32, 1023],
+        [7, 500],
+      ]) {
+        expect(turned[column * 1024 + row]).toBe(row * 3000 + 2967 + column);
+      }
+    }
+    expect(wasm.desk(2 ** 21 + 1).length).toBe(2 ** 21 + 1);
   });
 });
 

@@ -13,7 +13,7 @@ import { moveMethods } from './wasm/moves.ts';
 import { sumMethods } from './wasm/sums.ts';
 
 /**
- * A kernel on a memory of its own of 24 MiB, of which only what is used is ever touched.
+ * A kernel on a memory of its own of 26 MiB, of which only what is used is ever touched.
  * @throws where WebAssembly with SIMD is missing, or forbidden.
  */
 export function createWasmKernel(): Kernel {
@@ -25,6 +25,7 @@ export function createWasmKernel(): Kernel {
   return {
     id: 'wasm',
     room: (bytes) => arena.room(bytes),
+    desk: (bytes) => arena.desk(bytes),
     ...blocks,
     ...fitMethods(wasm, arena, blocks.extent),
     ...moveMethods(wasm, arena),

@@ -1,7 +1,9 @@
 /** One independent piece of work: the codes and scales of some rows of one weight. Plain data in, plain data out. */
+import { isHalftoneError } from '../base/errors.ts';
+import type { QuantizedMatrix } from '../formats/quantized.ts';
 import { formatScheme, parseScheme, type Scheme } from '../formats/scheme.ts';
 import { bestKernel, blockLayout, type MatrixBytes, matrixBytes, zeroPointBytes } from '../kernel/index.ts';
-import { type SolveOptions, type SolverId, solverOf } from '../solvers/index.ts';
+import { type SolveOptions, type Solver, type SolverId, solverOf } from '../solvers/index.ts';
 import { byteLengthOf, type DType } from '../tensor/dtype.ts';
 import { isRowMajor, isTransposed, type MatrixView, matrixView, toMatrix } from '../tensor/matrix-view.ts';
 import type { ByteSource, FileRange } from '../tensor/source.ts';
@@ -77,10 +79,12 @@ function solveRows(rows: Rows, scheme: Scheme, job: SolveJob): SolvedPart {
   for (let first = 0; first < rows.count; first += step) {
     const count = Math.min(step, rows.count - first);
     const values = rows.values(first, count);
-    const { nan, positiveInfinity, negativeInfinity } = kernel.extent(values);
-    notFinite += nan + positiveInfinity + negativeInfinity;
-    if (notFinite > 0) continue;
-    const matrix = solver.solve(values, count, columns, scheme, { ...job.options, kernel });
+    const matrix = notFinite > 0 ? undefined : solveFinite(solver, values, count, columns, scheme, job);
+    if (!matrix) {
+      const { nan, positiveInfinity, negativeInfinity } = kernel.extent(values);
+      notFinite += nan + positiveInfinity + negativeInfinity;
+      continue;
+    }
     scaleType = matrix.scheme.scaleType;
     if (scaleType !== scheme.scaleType) break;
     blocks.push(matrixBytes(matrix));
@@ -90,6 +94,23 @@ function solveRows(rows: Rows, scheme: Scheme, job: SolveJob): SolvedPart {
     error += noise.error;
   }
   return { scheme: formatScheme({ ...scheme, scaleType }), ...joined(blocks, scaleType), energy, error, notFinite };
+}
+
+/** Undefined for values that are not all finite, which solvers refuse. */
+function solveFinite(
+  solver: Solver,
+  values: Float32Array,
+  rows: number,
+  columns: number,
+  scheme: Scheme,
+  { options }: SolveJob,
+): QuantizedMatrix | undefined {
+  try {
+    return solver.solve(values, rows, columns, scheme, { ...options, kernel: bestKernel() });
+  } catch (error) {
+    if (isHalftoneError(error) && error.code === 'invalid-file') return undefined;
+    throw error;
+  }
 }
 
 /** The bytes of consecutive rows; all but the last fill whole bytes with codes. */
@@ -124,7 +145,7 @@ function rowsOf({ dtype, shape, rowAxes, rows: [first, end], data }: SolveJob, o
   const source = data instanceof Uint8Array ? undefined : open(data);
   if (isRowMajor(view)) {
     const bytesOf = (from: number, to: number) =>
-      source ? readInto(source, from, to, bestKernel().room) : (data as Uint8Array).subarray(from, to);
+      source ? readPart(source, from, to) : (data as Uint8Array).subarray(from, to);
     return {
       count,
       columns,
@@ -148,33 +169,26 @@ function rowsOf({ dtype, shape, rowAxes, rows: [first, end], data }: SolveJob, o
     columns,
     values(row, some) {
       const kernel = bestKernel();
-      const room = kernel.room(some * columns * 4);
-      const values = new Float32Array(room.buffer, room.byteOffset, some * columns);
+      const desk = kernel.desk(some * columns * 4);
+      const values = new Float32Array(desk.buffer, desk.byteOffset, some * columns);
       kernel.transpose(turned, columns, count, values, row);
       return values;
     },
   };
 }
 
-function readInto(source: ByteSource, from: number, to: number, room: (bytes: number) => Uint8Array): Uint8Array {
+/** Into the kernel's own memory, where that has room. */
+function readPart(source: ByteSource, from: number, to: number): Uint8Array {
   if (!source.readInto) return source.read(from, to);
-  const bytes = room(to - from);
+  const bytes = bestKernel().room(to - from);
   source.readInto(bytes, from);
   return bytes;
 }
 
-/** Where columns are read to: kept, so that large arrays are not allocated for each job. */
-let scratch = new Uint8Array(0);
-
-function scratchOf(length: number): Uint8Array {
-  if (scratch.length < length) scratch = new Uint8Array(length);
-  return scratch.subarray(0, length);
-}
-
 /** `length` bytes of each of `count` rows that lie `stride` bytes apart. */
 function readColumns(source: ByteSource, start: number, length: number, stride: number, count: number): Uint8Array {
-  if (length === stride) return readInto(source, start, start + count * length, scratchOf);
-  const bytes = scratchOf(count * length);
+  if (length === stride) return readPart(source, start, start + count * length);
+  const bytes = bestKernel().room(count * length);
   if (source.readStrided) {
     source.readStrided(bytes, start, length, stride);
     return bytes;

@@ -9,8 +9,14 @@ type Numbers = Elements | Float64Array;
 /** The room begins here. */
 const roomStart = 6 * 2 ** 20;
 
-/** The largest region that `room` gives out of its own memory. Behind it the last 2 MiB catch reads beyond its end. */
+/** The largest region that `room` gives out of its own memory. */
 export const roomLimit = 16 * 2 ** 20;
+
+/** Behind the room lies the desk, and behind that 2 MiB that catch reads beyond its end. */
+const deskStart = roomStart + roomLimit + 4096;
+
+/** The largest region that `desk` gives out of its own memory. */
+export const deskLimit = 2 ** 21;
 
 /** Elements of one window: with the codes made of them they stay in the second-level cache. */
 export const windowLimit = 2 ** 16;
@@ -50,6 +56,11 @@ export class Arena {
   /** See `Kernel.room`. */
   room(bytes: number): Uint8Array {
     return bytes <= roomLimit ? this.#bytes.subarray(roomStart, roomStart + bytes) : new Uint8Array(bytes);
+  }
+
+  /** See `Kernel.desk`. */
+  desk(bytes: number): Uint8Array {
+    return bytes <= deskLimit ? this.#bytes.subarray(deskStart, deskStart + bytes) : new Uint8Array(bytes);
   }
 
   /** Frees the arena from an address on; by default all of it. */

@@ -7,7 +7,19 @@ import { type Arena, windowLimit } from './arena.ts';
 import { type Exports, flag } from './exports.ts';
 
 /** Bytes of a tile that is turned over. */
-const tileBytes = 2 ** 20;
+const tileBytes = 2 ** 21;
+
+/** Rows or columns of a tile from which on it may be as long as the other side of the matrix. */
+const least = 128;
+
+/** Rows and columns of tiles: one side whole where the other need not be short for it, so that one copy moves them all. */
+function tileOf(rows: number, columns: number, whole: number, limit: number): [tall: number, wide: number] {
+  if (rows * Math.min(columns, least) <= limit) return [rows, Math.min(columns, Math.floor(limit / rows))];
+  if (columns === whole && columns * Math.min(rows, least) <= limit) return [Math.floor(limit / columns), columns];
+  const side = Math.floor(Math.sqrt(limit) / 16) * 16;
+  const wide = Math.min(columns, side);
+  return [Math.min(rows, Math.floor(limit / wide)), wide];
+}
 
 export function moveMethods(wasm: Exports, arena: Arena): Pick<Kernel, 'pack' | 'unpack' | 'transpose'> {
   /** Turns a tile over: rows in, whole runs where rows or columns are not cut; columns out. */
@@ -94,9 +106,8 @@ export function moveMethods(wasm: Exports, arena: Arena): Pick<Kernel, 'pack' | 
         turn(values.byteOffset + first * width, rows, count, columns, out.byteOffset, rows);
         return;
       }
-      const side = width === 1 ? 1024 : 512;
-      const wide = Math.min(count, side);
-      const tall = Math.min(rows, Math.floor(tileBytes / width / wide));
+      if (count === 0) return;
+      const [tall, wide] = tileOf(rows, count, columns, tileBytes / width);
       for (let top = 0; top < rows; top += tall) {
         const height = Math.min(tall, rows - top);
         for (let left = first; left < first + count; left += wide) {
