@@ -37,6 +37,9 @@ const minSqnr = 25;
 /** Two scores nearer than this share of a sample's range of scores are a tie, which either may win. */
 const tie = 0.05;
 
+/** Two more workers, which the page's worker starts. */
+const twoWorkers: Task['workers'] = { count: 2, script: 'weights.js' };
+
 const calibrationSamples = 32;
 const evaluationSamples = 16;
 
@@ -44,7 +47,7 @@ interface Case {
   readonly name: string;
   readonly path: string;
   readonly activations: readonly ('uint8' | 'int8')[];
-  readonly samples: () => Promise<Required<Omit<Task, 'options'>>>;
+  readonly samples: () => Promise<Required<Omit<Task, 'options' | 'workers'>>>;
 }
 
 const digits: Case = {
@@ -113,10 +116,13 @@ describe.skipIf(!haveChromium)('in Chromium', () => {
       const { here, there } = await inBoth([path], { options });
       expect(there.byteLength).toBeLessThan(statSync(path).size / 3);
       expect(there.digest).toBe(here.digest);
+      const { there: onTwo } = await inBoth([path], { options, workers: twoWorkers });
+      expect(onTwo.digest).toBe(here.digest);
     });
 
     it.each(activations)('%s activations calibrated there answer as those calibrated in Node', async (format) => {
-      const { here, there } = await inBoth([path], { ...(await samples()), options: { activations: format } });
+      const task: Task = { ...(await samples()), options: { activations: format } };
+      const { here, there } = await inBoth([path], format === 'uint8' ? { ...task, workers: twoWorkers } : task);
       const meter = createErrorMeter();
       for (const [index, output] of here.outputs.entries()) meter.add(output, there.outputs[index]);
       expect(meter.summary().sqnr).toBeGreaterThan(minSqnr);
@@ -146,14 +152,15 @@ describe.skipIf(!haveChromium)('in Chromium', () => {
       );
     });
 
-    it('its weights are read when their turn comes', async () => {
+    it.each([undefined, twoWorkers])('its weights are read when their turn comes, workers: %j', async (workers) => {
       const path = join(folder, 'large.onnx');
       writeModel(largeModel(32), path);
       // A browser of its own: the peak of one that has done other work would hide what this takes.
       const fresh = await openPage(site.url);
       try {
         const before = await fresh.peakMemory();
-        const { here, there } = await inBoth([path], { options: { weights: 'int4', weightRange: 'min-max' } }, fresh);
+        const task: Task = { options: { weights: 'int4', weightRange: 'min-max' }, ...(workers ? { workers } : {}) };
+        const { here, there } = await inBoth([path], task, fresh);
         const after = await fresh.peakMemory();
         expect(there.digest).toBe(here.digest);
         if (before && after) expect((after - before) * 2 ** 20).toBeLessThan(statSync(path).size);
@@ -161,6 +168,35 @@ describe.skipIf(!haveChromium)('in Chromium', () => {
       } finally {
         await fresh.close();
       }
+    });
+  });
+
+  describe('a worker that dies', () => {
+    let fresh: OpenPage;
+    beforeAll(async () => {
+      fresh = await openPage(site.url);
+    });
+    afterAll(() => fresh?.close());
+    const options = { weights: 'int4:g32' } as const;
+    const dying = (script: string): Task => ({ options, workers: { count: 1, script } });
+
+    it('is replaced, and its job done again', async () => {
+      const { here, there } = await inBoth([digits.path], dying('mortal.js?deaths=1'), fresh);
+      expect(there.digest).toBe(here.digest);
+      expect(fresh.complaints).toEqual([]);
+    });
+
+    it('is reported when the next one dies over the same job', async () => {
+      await expect(inBoth([digits.path], dying('mortal.js?deaths=2'), fresh)).rejects.toThrow(
+        /runtime: .*weight ".*": expected a worker to finish it, got 2 that ended \(.*a worker died, as it was told to\)/,
+      );
+      expect(fresh.complaints).toEqual([]);
+    });
+
+    it('is reported when its script is not there', async () => {
+      await expect(inBoth([digits.path], dying('absent.js'), fresh)).rejects.toThrow(
+        /runtime: .*got 2 that ended \(a script that cannot be loaded\)/,
+      );
     });
   });
 

@@ -16,6 +16,8 @@ export interface Task {
   readonly evaluation?: readonly Float32Array[];
   /** Shape of one sample. */
   readonly shape?: readonly number[];
+  /** In a page: how many workers of which script quantize weights. Default: none, the page's own worker does. */
+  readonly workers?: { readonly count: number; readonly script: string };
 }
 
 export interface Outcome {

@@ -67,13 +67,15 @@ function installPackage(target: string): void {
   });
 }
 
-/** The page and its worker, copied into a package of their own, so that they find halftone by its name. */
+/** What is bundled, each by itself: the page, its worker, the workers that worker starts, and such that die. */
+const entries = ['page.ts', 'worker.ts', 'weights.ts', 'mortal.ts'];
+
+/** The application, copied into a package of its own, so that it finds halftone by its name. */
 async function bundle(): Promise<void> {
   writeFileSync(join(folder, 'package.json'), '{"name":"application","private":true,"type":"module"}');
-  for (const name of ['page.ts', 'worker.ts', 'flow.ts'])
-    copyFileSync(join(import.meta.dirname, name), join(folder, name));
+  for (const name of [...entries, 'flow.ts']) copyFileSync(join(import.meta.dirname, name), join(folder, name));
   await build({
-    entryPoints: [join(folder, 'page.ts'), join(folder, 'worker.ts')],
+    entryPoints: entries.map((name) => join(folder, name)),
     outdir: join(folder, 'site'),
     bundle: true,
     format: 'esm',

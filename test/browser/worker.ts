@@ -4,6 +4,8 @@ import {
   inputsOf,
   isHalftoneError,
   type Model,
+  openExecutor,
+  type Quantized,
   type QuantizeOptions,
   quantizeModel,
   readModel,
@@ -26,8 +28,6 @@ ort.env.wasm.wasmPaths = '/onnxruntime/';
 ort.env.wasm.numThreads = 2;
 const runtime = createRuntime(ort, 'onnxruntime-web', ort.env.versions.web ?? ort.env.versions.common);
 
-const quantize = (model: Model, options: QuantizeOptions) => quantizeModel(model, options, runtime);
-
 self.onmessage = async ({ data }: MessageEvent<Question>) => {
   self.postMessage(await answer(data));
 };
@@ -35,10 +35,21 @@ self.onmessage = async ({ data }: MessageEvent<Question>) => {
 async function answer({ files: [file, ...external], task }: Question): Promise<Answer> {
   try {
     const model = readModel(file, external);
+    const quantize = (model: Model, options: QuantizeOptions) => quantizeOn(model, options, task);
     const outcome = await carryOut({ quantize, write: writeModel, Tensor, inputsOf }, runtime, model, task);
     return { outcome, isolated: self.crossOriginIsolated };
   } catch (error) {
     const code = isHalftoneError(error) ? `${error.code}: ` : '';
     return { error: `${code}${error instanceof Error ? (error.stack ?? error.message) : String(error)}` };
+  }
+}
+
+async function quantizeOn(model: Model, options: QuantizeOptions, { workers }: Task): Promise<Quantized> {
+  if (!workers) return quantizeModel(model, options, runtime);
+  const executor = openExecutor({ workers: workers.count, script: workers.script });
+  try {
+    return await quantizeModel(model, { ...options, executor }, runtime);
+  } finally {
+    await executor.close();
   }
 }

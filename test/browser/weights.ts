@@ -1,0 +1,2 @@
+/** The script of the workers that quantize weights, as an application has it. */
+import 'halftone/worker';
