@@ -91,18 +91,25 @@ export function openFileStore(output: string, { identity, resume = false }: File
         end += bytes.byteLength;
         return offset;
       },
-      range: ([offset, byteLength]) => ({
-        byteLength,
-        read(start = 0, stop = byteLength) {
-          const bytes = new Uint8Array(stop - start);
-          const count = readFully(descriptor, bytes, offset + start);
-          if (count === bytes.byteLength) return bytes;
+      range([offset, byteLength]) {
+        const readInto = (target: Uint8Array, start: number) => {
+          const count = readFully(descriptor, target, offset + start);
+          if (count === target.byteLength) return;
           throw new HalftoneError(
             'runtime',
-            `${paths.data}: expected ${bytes.byteLength} bytes at ${offset + start}, got ${count}; start again`,
+            `${paths.data}: expected ${target.byteLength} bytes at ${offset + start}, got ${count}; start again`,
           );
-        },
-      }),
+        };
+        return {
+          byteLength,
+          readInto,
+          read(start = 0, stop = byteLength) {
+            const bytes = new Uint8Array(stop - start);
+            readInto(bytes, start);
+            return bytes;
+          },
+        };
+      },
       find: (tensor) => known.get(tensor),
       finish(weight) {
         guarded(output, () => appendFileSync(paths.journal, `${JSON.stringify(weight)}\n`));

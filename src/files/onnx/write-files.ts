@@ -29,7 +29,7 @@ const externalAlignment = 4096;
 const defaultChunkBytes = 2 ** 31 - 2 ** 20;
 
 /** Bytes of a tensor that are in memory while it is written. */
-const copiedBytes = 2 ** 23;
+const copiedBytes = 2 ** 21;
 
 /** File number `index` of the external data of a model written to `path`, as Transformers.js names them. */
 export function externalDataPath(path: string, index = 0): string {
@@ -121,14 +121,26 @@ class DataFiles {
 /** Writes bytes, or a tensor's bytes piece by piece, and returns their number. */
 function write(descriptor: number, part: Uint8Array | Tensor, position: number): number {
   const { byteLength } = part;
+  const source = part instanceof Uint8Array ? undefined : part.source;
+  if (!source) {
+    writeFully(descriptor, part instanceof Uint8Array ? part : part.bytes, position);
+    return byteLength;
+  }
+  // One buffer for all pieces: fresh memory costs more than copying into it.
+  const buffer = source.readInto ? new Uint8Array(Math.min(copiedBytes, byteLength)) : undefined;
   for (let start = 0; start < byteLength; start += copiedBytes) {
     const end = Math.min(start + copiedBytes, byteLength);
-    const bytes = part instanceof Uint8Array ? part.subarray(start, end) : part.bytesAt(start, end);
-    for (let done = 0; done < bytes.byteLength; ) {
-      done += writeSync(descriptor, bytes, done, bytes.byteLength - done, position + start + done);
-    }
+    const piece = buffer?.subarray(0, end - start) ?? source.read(start, end);
+    if (buffer) source.readInto?.(piece, start);
+    writeFully(descriptor, piece, position + start);
   }
   return byteLength;
+}
+
+function writeFully(descriptor: number, bytes: Uint8Array, position: number): void {
+  for (let done = 0; done < bytes.byteLength; ) {
+    done += writeSync(descriptor, bytes, done, Math.min(bytes.byteLength - done, 2 ** 30), position + done);
+  }
 }
 
 const isFile = (path: string) => statSync(path, { throwIfNoEntry: false })?.isFile() === true;
