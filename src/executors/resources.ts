@@ -24,8 +24,8 @@ export interface Resources {
   readonly executor: Executor;
   readonly openStore: (plan: Plan) => Store;
   readonly memory: { readonly partBytes: number; readonly wholeBytes?: number };
-  /** Weights taken over from an interrupted run. */
-  readonly resumed: number;
+  /** What an interrupted run had left, in a sentence; undefined where there was none. */
+  readonly leftover: string | undefined;
   /** Ends workers; `keep` leaves finished weights for a run that resumes this one. */
   close(options?: { keep?: boolean }): Promise<void>;
 }
@@ -78,8 +78,12 @@ export function openResources(
       store = openFileStore(output, { identity: { plan, files }, resume: options.resume === true });
       return store;
     },
-    get resumed() {
-      return store?.resumed ?? 0;
+    get leftover() {
+      const weights = (count: number) => `${count} ${count === 1 ? 'weight' : 'weights'}`;
+      if (store?.resumed) return `${weights(store.resumed)} were taken over from an interrupted run.`;
+      if (store?.givenUp)
+        return `${weights(store.givenUp)} of an interrupted run were done again; --resume takes them over.`;
+      return options.resume && store ? 'There was no interrupted run to resume.' : undefined;
     },
     async close({ keep = false } = {}) {
       process.off('exit', clean);

@@ -17,8 +17,10 @@ import { readFully } from '../files/file-source.ts';
 import type { FinishedWeight, Store, StoredRange } from './store.ts';
 
 export interface FileStore extends Store {
-  /** Weights that an interrupted run had finished. */
+  /** Weights taken over from an interrupted run. */
   readonly resumed: number;
+  /** Weights of an interrupted run that were given up, because nobody asked to resume it. */
+  readonly givenUp: number;
   /** Closes the files; they stay only for a run that resumes this one. */
   close(options: { keep: boolean }): void;
 }
@@ -81,6 +83,7 @@ export function openFileStore(output: string, { identity, resume = false }: File
     let isOpen = true;
     return {
       resumed: finished.length,
+      givenUp: resume ? 0 : (earlier?.weights.length ?? 0),
       append(bytes) {
         const offset = end;
         guarded(output, () => {

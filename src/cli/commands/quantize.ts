@@ -7,7 +7,7 @@ import { externalDataPath, writeModel } from '../../files/onnx/write-files.ts';
 import { refuseInputs, samePlace } from '../../files/paths.ts';
 import type { Model } from '../../graph/model.ts';
 import type { Plan } from '../../pipeline/plan.ts';
-import { planQuantization, type QuantizeOptions, quantizeModel } from '../../pipeline/quantize.ts';
+import { planQuantization, type Quantized, type QuantizeOptions, quantizeModel } from '../../pipeline/quantize.ts';
 import {
   hasStaticActivations,
   makeRecipe,
@@ -16,8 +16,6 @@ import {
   type Recipe,
   type RecipeInput,
 } from '../../pipeline/recipe.ts';
-import type { Runtime } from '../../runtime/runtime.ts';
-import type { Samples } from '../../samples/sample.ts';
 import { enforce, judgeBy, printComparison } from '../comparison.ts';
 import { usage } from '../failure.ts';
 import { checkOutput, inputPaths, writeText } from '../files.ts';
@@ -113,43 +111,33 @@ export async function quantizeCommand(
     resume: resume === true,
     calibrates: data !== undefined,
   });
+  const { executor, memory, openStore } = resources;
   let finished = false;
   try {
-    await quantizeAndWrite(
-      path,
-      model,
-      data?.samples,
-      { ...settings, ...resources },
-      runtime,
-      notes,
-      options,
-      terminal,
+    const quantized = await explainingMadeUp(model, data?.samples, () =>
+      quantizeModel(model, { ...settings, executor, memory, openStore }, runtime),
     );
+    writeResult(path, quantized, resources.leftover ? [...notes, resources.leftover] : notes, options, terminal);
     finished = true;
   } finally {
     await resources.close({ keep: !finished && resume === true });
   }
 }
 
-async function quantizeAndWrite(
+/** Writes the model and its report, and prints what was done. @throws HalftoneError `accuracy` for the gate. */
+function writeResult(
   path: string,
-  model: Model,
-  samples: Samples | undefined,
-  settings: QuantizeOptions,
-  runtime: Runtime,
+  { model, report }: Quantized,
   notes: readonly string[],
   options: QuantizeCommandOptions,
   terminal: Terminal,
-): Promise<void> {
-  const { model: result, report } = await explainingMadeUp(model, samples, () =>
-    quantizeModel(model, settings, runtime),
-  );
+): void {
   const gate =
     options.minSqnr !== undefined && report.comparison ? judgeBy(options.minSqnr, report.comparison) : undefined;
   terminal.signal.throwIfAborted();
   const writes = gate?.passed !== false;
   const written = writes
-    ? writeModel(result, options.output ?? '', { external: options.externalData === true })
+    ? writeModel(model, options.output ?? '', { external: options.externalData === true })
     : undefined;
   const document = jsonText({
     ...report,
