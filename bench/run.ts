@@ -60,8 +60,8 @@ const parts: readonly Part[] = [
 async function kernels(): Promise<string> {
   const file = new URL('kernels.ts', import.meta.url);
   if (!existsSync(file)) return 'Skipped: there is no bench/kernels.ts.';
-  const module = (await import(file.href)) as { kernelsTable: () => string | Promise<string> };
-  return module.kernelsTable();
+  const module = (await import(file.href)) as { kernelTable: () => string | Promise<string> };
+  return module.kernelTable();
 }
 
 async function memory(): Promise<string> {

@@ -3,7 +3,7 @@ import { performance } from 'node:perf_hooks';
 import { openRange } from './executors/node.ts';
 import { openResources, type ResourceOptions } from './executors/resources.ts';
 import { readModel } from './files/onnx/node.ts';
-import { externalDataPath, writeModel } from './files/onnx/write-files.ts';
+import { externalDataPath } from './files/onnx/write-files.ts';
 import { refuseInputs } from './files/paths.ts';
 import type { Model } from './graph/model.ts';
 import { type CompareOptions, type Comparison, compare as compareLoaded } from './pipeline/compare.ts';
@@ -66,7 +66,7 @@ export async function quantize(source: ModelSource, options: NodeQuantizeOptions
       { clock: () => performance.now(), ...rest, ...(samples ? { calibration: samples } : {}), ...resources },
       runtime,
     );
-    if (output !== undefined) writeModel(result.model, output);
+    if (output !== undefined) resources.write(result.model, output);
     finished = true;
     return output === undefined ? result : { ...result, model: readModel(output) };
   } finally {

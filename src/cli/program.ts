@@ -189,7 +189,10 @@ function makeProgram(terminal: Terminal): Command {
       decimal,
     )
     .option('--no-compare', 'do not compare the result with the float model')
-    .option('--external-data', 'write tensors to a file beside the model')
+    .option(
+      '--external-data',
+      'write tensors to a file beside the model (so is done from 1 GiB of tensors on, and with 64 MiB of external data)',
+    )
     .option('--report <file>', 'write the whole report as JSON; with --dry-run the plan')
     .option('--json', 'print one JSON document instead')
     .option('-v, --verbose', 'list every weight tensor with what was done to it')

@@ -3,6 +3,7 @@ import { statSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { HalftoneError } from '../base/errors.ts';
 import { tensorBytes } from '../files/onnx/write.ts';
+import { type WrittenFiles, writeModel } from '../files/onnx/write-files.ts';
 import type { Model } from '../graph/model.ts';
 import type { Executor } from '../pipeline/executor.ts';
 import { type FileStore, openFileStore } from '../pipeline/file-store.ts';
@@ -24,6 +25,12 @@ export interface Resources {
   readonly executor: Executor;
   readonly openStore: (plan: Plan) => Store;
   readonly memory: { readonly partBytes: number; readonly wholeBytes?: number };
+  /**
+   * Writes the result. Finished weights of large models are on the disk already, and become its external data: always with
+   * `external`, and where the model has external data, too, or a GiB of tensors.
+   * @throws HalftoneError as `writeModel`.
+   */
+  write(model: Model, output: string, options?: { readonly external?: boolean }): WrittenFiles;
   /** What an interrupted run had left, in a sentence; undefined where there was none. */
   readonly leftover: string | undefined;
   /** Ends workers; `keep` leaves finished weights for a run that resumes this one. */
@@ -43,6 +50,9 @@ const copiesOfWhole = 3;
 
 /** Models with fewer bytes of weights are done before a second run could take anything over. */
 const storedFrom = 2 ** 26;
+
+/** From here on results are not copied into one file. */
+const besideFrom = 2 ** 30;
 
 /**
  * Opens what a quantization of `model` needs. `paths` are the files that it was read from, `output` the one it goes to.
@@ -77,6 +87,10 @@ export function openResources(
       });
       store = openFileStore(output, { identity: { plan, files }, resume: options.resume === true });
       return store;
+    },
+    write(result, path, { external = false } = {}) {
+      const beside = external || paths.length > 1 || bytes >= besideFrom;
+      return writeModel(result, path, { external, ...(store && beside ? { data: store } : {}) });
     },
     get leftover() {
       const weights = (count: number) => `${count} ${count === 1 ? 'weight' : 'weights'}`;

@@ -151,7 +151,8 @@ export function scaleValue(
 
 /** True when every zero point is the same number, so that one stored number is enough. */
 export function sharedZeroPoint(matrix: QuantizedMatrix): number | undefined {
-  if (typeof matrix.stored?.zeroPoints === 'number') return matrix.stored.zeroPoints;
+  // Numbers that are all the same are stored as one.
+  if (matrix.stored) return typeof matrix.stored.zeroPoints === 'number' ? matrix.stored.zeroPoints : undefined;
   const { zeroPoints } = matrix;
   const first = zeroPoints[0];
   return zeroPoints.every((zeroPoint) => zeroPoint === first) ? first : undefined;
@@ -160,5 +161,8 @@ export function sharedZeroPoint(matrix: QuantizedMatrix): number | undefined {
 /** Zero points counted from the smallest code, as unsigned codes are. */
 export function unsignedZeroPoints(matrix: QuantizedMatrix): Uint8Array {
   const { min } = intFormatOf(matrix.scheme.format);
-  return Uint8Array.from(matrix.zeroPoints, (zeroPoint) => zeroPoint - min);
+  const { zeroPoints } = matrix;
+  const unsigned = new Uint8Array(zeroPoints.length);
+  for (let i = 0; i < zeroPoints.length; i++) unsigned[i] = zeroPoints[i] - min;
+  return unsigned;
 }

@@ -97,6 +97,7 @@ function putAway(initializers: ReadonlySet<Value>, before: ReadonlySet<Value>, s
   for (const value of initializers) {
     const { tensor } = value;
     if (before.has(value) || !tensor || tensor.source || tensor.strings || tensor.byteLength < putAwayBytes) continue;
+    store.align();
     const offset = store.append(tensor.bytes);
     value.tensor = new Tensor(tensor.dtype, tensor.shape, store.range([offset, tensor.byteLength]));
   }

@@ -36,8 +36,9 @@ export function blobStore(): Store {
       const inMemory = parts.filter((part) => part instanceof Uint8Array);
       return inMemory.length === parts.length ? memorySource(inMemory) : blobSource(new Blob(parts));
     },
+    align() {},
     find: () => undefined,
-    finish() {},
+    finished() {},
   };
 }
 

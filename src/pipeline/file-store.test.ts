@@ -40,8 +40,8 @@ describe('a run that was interrupted', () => {
   /** Two finished weights, and a third of which only codes are there. */
   function interrupted(output: string) {
     const store = openFileStore(output, { identity: 'plan' });
-    store.finish(weight(store, 'a', [1, 2]));
-    store.finish(weight(store, 'b', [3]));
+    store.finished(weight(store, 'a', [1, 2]));
+    store.finished(weight(store, 'b', [3]));
     store.append(Uint8Array.of(9));
     store.close({ keep: true });
   }

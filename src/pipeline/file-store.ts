@@ -5,6 +5,7 @@ import {
   closeSync,
   existsSync,
   fstatSync,
+  fsyncSync,
   ftruncateSync,
   openSync,
   readFileSync,
@@ -14,9 +15,11 @@ import {
 } from 'node:fs';
 import { HalftoneError, isHalftoneError, messageOf } from '../base/errors.ts';
 import { readFully } from '../files/file-source.ts';
+import { type DataFile, externalAlignment } from '../files/onnx/write-files.ts';
+import type { ByteSource } from '../tensor/source.ts';
 import type { FinishedWeight, Store, StoredRange } from './store.ts';
 
-export interface FileStore extends Store {
+export interface FileStore extends Store, DataFile {
   /** Weights taken over from an interrupted run. */
   readonly resumed: number;
   /** Weights of an interrupted run that were given up, because nobody asked to resume it. */
@@ -80,8 +83,10 @@ export function openFileStore(output: string, { identity, resume = false }: File
     ftruncateSync(descriptor, end);
     writeFileSync(paths.journal, [header, ...finished].map((line) => `${JSON.stringify(line)}\n`).join(''));
     const known = new Map(finished.map((weight) => [weight.tensor, weight]));
+    const offsets = new WeakMap<ByteSource, number>();
     let isOpen = true;
     return {
+      path: paths.data,
       resumed: finished.length,
       givenUp: resume ? 0 : (earlier?.weights.length ?? 0),
       append(bytes) {
@@ -94,6 +99,19 @@ export function openFileStore(output: string, { identity, resume = false }: File
         end += bytes.byteLength;
         return offset;
       },
+      align() {
+        end = Math.ceil(end / externalAlignment) * externalAlignment;
+      },
+      get byteLength() {
+        return end;
+      },
+      offsetOf: (source) => offsets.get(source),
+      finish() {
+        guarded(output, () => {
+          ftruncateSync(descriptor, end);
+          fsyncSync(descriptor);
+        });
+      },
       range([offset, byteLength]) {
         const readInto = (target: Uint8Array, start: number) => {
           const count = readFully(descriptor, target, offset + start);
@@ -103,7 +121,7 @@ export function openFileStore(output: string, { identity, resume = false }: File
             `${paths.data}: expected ${target.byteLength} bytes at ${offset + start}, got ${count}; start again`,
           );
         };
-        return {
+        const source: ByteSource = {
           byteLength,
           readInto,
           read(start = 0, stop = byteLength) {
@@ -112,9 +130,11 @@ export function openFileStore(output: string, { identity, resume = false }: File
             return bytes;
           },
         };
+        offsets.set(source, offset);
+        return source;
       },
       find: (tensor) => known.get(tensor),
-      finish(weight) {
+      finished(weight) {
         guarded(output, () => appendFileSync(paths.journal, `${JSON.stringify(weight)}\n`));
       },
       close({ keep }) {

@@ -89,7 +89,7 @@ export async function solveWeights(planning: Planning, options: SolveWeightsOpti
         }
         if (collected.isMixed) await collected.again(inOrder(executor, jobs.map(withFloatScales), signal));
         finished = collected.finish();
-        store.finish(finished);
+        store.finished(finished);
       } else bytes += weight.tensor.byteLength;
       const { scheme, sqnr, left } = finished;
       if (left !== undefined) {
@@ -211,6 +211,7 @@ class Collected {
 
   /** Codes go to the store at once; scales wait for the others. */
   add(part: SolvedPart): void {
+    if (this.#codesAt === undefined) this.#store.align();
     const offset = this.#store.append(part.codes);
     this.#codesAt ??= offset;
     this.#codesBytes += part.codes.byteLength;
@@ -254,6 +255,7 @@ class Collected {
   #keep(pieces: readonly Uint8Array[]): StoredRange {
     let offset: number | undefined;
     let byteLength = 0;
+    this.#store.align();
     for (const piece of pieces) {
       const at = this.#store.append(piece);
       offset ??= at;

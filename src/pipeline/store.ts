@@ -18,11 +18,13 @@ export type StoredRange = readonly [offset: number, byteLength: number];
 export interface Store {
   /** Keeps bytes behind those before; returns their offset. @throws HalftoneError `runtime` when the disk refuses. */
   append(bytes: Uint8Array): number;
+  /** Makes the next bytes begin where those of a tensor may, in a file of external data. */
+  align(): void;
   range(range: StoredRange): ByteSource;
   /** A weight that an interrupted run has finished. */
   find(tensor: string): FinishedWeight | undefined;
   /** Notes that a weight is finished, for a run that resumes this one. */
-  finish(weight: FinishedWeight): void;
+  finished(weight: FinishedWeight): void;
 }
 
 /** A store that ends with the run. */
@@ -46,11 +48,12 @@ export function memoryStore(): Store {
       end += bytes.byteLength;
       return end - bytes.byteLength;
     },
+    align() {},
     range: ([offset, byteLength]) => ({
       byteLength,
       read: (start = 0, stop = byteLength) => read(offset + start, offset + stop),
     }),
     find: () => undefined,
-    finish() {},
+    finished() {},
   };
 }

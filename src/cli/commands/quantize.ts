@@ -1,9 +1,9 @@
 /** `halftone quantize`: a float model in, a smaller one out, with what was done and what it cost. */
 import { readFileSync } from 'node:fs';
 import { HalftoneError, messageOf } from '../../base/errors.ts';
-import { openResources } from '../../executors/resources.ts';
+import { openResources, type Resources } from '../../executors/resources.ts';
 import { readModel } from '../../files/onnx/node.ts';
-import { externalDataPath, writeModel } from '../../files/onnx/write-files.ts';
+import { externalDataPath } from '../../files/onnx/write-files.ts';
 import { refuseInputs, samePlace } from '../../files/paths.ts';
 import type { Model } from '../../graph/model.ts';
 import type { Plan } from '../../pipeline/plan.ts';
@@ -117,7 +117,8 @@ export async function quantizeCommand(
     const quantized = await explainingMadeUp(model, data?.samples, () =>
       quantizeModel(model, { ...settings, executor, memory, openStore }, runtime),
     );
-    writeResult(path, quantized, resources.leftover ? [...notes, resources.leftover] : notes, options, terminal);
+    const all = resources.leftover ? [...notes, resources.leftover] : notes;
+    writeResult(path, quantized, resources, all, options, terminal);
     finished = true;
   } finally {
     await resources.close({ keep: !finished && resume === true });
@@ -128,6 +129,7 @@ export async function quantizeCommand(
 function writeResult(
   path: string,
   { model, report }: Quantized,
+  resources: Resources,
   notes: readonly string[],
   options: QuantizeCommandOptions,
   terminal: Terminal,
@@ -137,7 +139,7 @@ function writeResult(
   terminal.signal.throwIfAborted();
   const writes = gate?.passed !== false;
   const written = writes
-    ? writeModel(model, options.output ?? '', { external: options.externalData === true })
+    ? resources.write(model, options.output ?? '', { external: options.externalData === true })
     : undefined;
   const document = jsonText({
     ...report,

@@ -3,10 +3,11 @@ import { closeSync, existsSync, fsyncSync, openSync, renameSync, rmSync, statSyn
 import { basename } from 'node:path';
 import { HalftoneError, isHalftoneError, messageOf } from '../../base/errors.ts';
 import type { Model } from '../../graph/model.ts';
+import type { ByteSource } from '../../tensor/source.ts';
 import type { Tensor } from '../../tensor/tensor.ts';
 import { refuseSpecial } from '../paths.ts';
 import { maxMessageBytes } from './limits.ts';
-import { modelParts, tensorBytes } from './write.ts';
+import { type ExternalSink, modelParts, tensorBytes } from './write.ts';
 
 export interface WrittenFiles {
   /** The model file first, then its external data. */
@@ -18,12 +19,29 @@ export interface WrittenFiles {
 export interface WriteFileOptions {
   /** Always write tensors beside the model file. Default: when the file would reach 2 GiB. */
   readonly external?: boolean;
+  /**
+   * Tensors that are not in it are added to it, and it becomes the external data: unless it holds much else, or more than
+   * `chunkBytes`, when it stays as it is and tensors are copied.
+   */
+  readonly data?: DataFile;
   /** Files of external data end before they would grow beyond this; a larger tensor has one of its own. Default 2 GiB. */
   readonly chunkBytes?: number;
 }
 
 /** Tensors start at multiples of this in external files, so that they can be mapped into memory (onnx's own default). */
-const externalAlignment = 4096;
+export const externalAlignment = 4096;
+
+/** A file that holds tensors already and becomes the model's external data as it is, under another name. */
+export interface DataFile {
+  readonly path: string;
+  readonly byteLength: number;
+  /** Where a source's bytes lie in it; undefined for others. */
+  offsetOf(source: ByteSource): number | undefined;
+  align(): void;
+  append(bytes: Uint8Array): number;
+  /** Brings all of it to the disk. */
+  finish(): void;
+}
 
 /** A browser cannot hold much more in one buffer. */
 const defaultChunkBytes = 2 ** 31 - 2 ** 20;
@@ -43,9 +61,12 @@ export function externalDataPath(path: string, index = 0): string {
  * otherwise as `modelParts`; what was there before stays.
  */
 export function writeModel(model: Model, path: string, options: WriteFileOptions = {}): WrittenFiles {
+  const { chunkBytes = defaultChunkBytes } = options;
   const external = options.external || tensorBytes(model) > maxMessageBytes - 2 ** 24;
+  const data = options.data && isTidy(model, options.data, chunkBytes) ? options.data : undefined;
   const mark = `${process.pid}.partial`;
-  const temporary = (target: string) => `${target}.${mark}`;
+  const dataPath = externalDataPath(path);
+  const temporary = (target: string) => (data && target === dataPath ? data.path : `${target}.${mark}`);
   const targets: string[] = [];
   const open = (target: string) => {
     refuseSpecial(target, target);
@@ -54,10 +75,12 @@ export function writeModel(model: Model, path: string, options: WriteFileOptions
   };
   refuseSpecial(path, path);
   try {
-    const sink = external ? new DataFiles(path, open, options.chunkBytes ?? defaultChunkBytes) : undefined;
+    const sink = data ? adding(data, dataPath) : external ? new DataFiles(path, open, chunkBytes) : undefined;
+    if (data) targets.push(dataPath);
     try {
       const { parts } = modelParts(model, sink ? { external: sink } : {});
-      sink?.close();
+      data?.finish();
+      if (sink instanceof DataFiles) sink.close();
       const descriptor = open(path);
       try {
         let position = 0;
@@ -67,7 +90,7 @@ export function writeModel(model: Model, path: string, options: WriteFileOptions
         closeSync(descriptor);
       }
     } finally {
-      sink?.close();
+      if (sink instanceof DataFiles) sink.close();
     }
     moveIntoPlace(targets, temporary, mark);
     const paths = [path, ...targets.filter((target) => target !== path)];
@@ -79,8 +102,43 @@ export function writeModel(model: Model, path: string, options: WriteFileOptions
       fields: { path },
     });
   } finally {
-    for (const target of targets) rmSync(temporary(target), { force: true });
+    for (const target of targets) if (temporary(target) !== data?.path) rmSync(temporary(target), { force: true });
   }
+}
+
+/** What a file may hold beside the model's tensors, relative to its size, before copying them is better. */
+const spareShare = 0.05;
+
+function isTidy(model: Model, data: DataFile, chunkBytes: number): boolean {
+  let used = 0;
+  let elsewhere = 0;
+  for (const graph of model.graphs()) {
+    for (const { tensor } of graph.initializers) {
+      if (!tensor || tensor.strings) continue;
+      const size = Math.ceil(tensor.byteLength / externalAlignment) * externalAlignment;
+      if (tensor.source && data.offsetOf(tensor.source) !== undefined) used += size;
+      else elsewhere += size;
+    }
+  }
+  return data.byteLength + elsewhere <= chunkBytes && used >= (1 - spareShare) * data.byteLength;
+}
+
+/** Leaves tensors that are in the file where they are, and adds the others to it. */
+function adding(data: DataFile, dataPath: string): ExternalSink {
+  const location = basename(dataPath);
+  return {
+    put(tensor) {
+      const known = tensor.source && data.offsetOf(tensor.source);
+      if (known !== undefined) return { location, offset: known };
+      data.align();
+      let offset: number | undefined;
+      for (let start = 0; start < tensor.byteLength; start += copiedBytes) {
+        const at = data.append(tensor.bytesAt(start, Math.min(start + copiedBytes, tensor.byteLength)));
+        offset ??= at;
+      }
+      return { location, offset: offset ?? data.byteLength };
+    },
+  };
 }
 
 /** Takes tensors into files of external data, one after the other. */
