@@ -2,28 +2,29 @@
 
 const everyByte: u64 = 0x0101010101010101;
 
-/** Packs `count` codes, rounded up to eight; may write up to eight bytes more than they fill. */
-export function pack(codes: usize, count: i32, bits: i32, bytes: usize): void {
+/** Packs `count` codes less `lowest`, rounded up to eight; may write up to eight bytes more than they fill. */
+export function pack(codes: usize, count: i32, bits: i32, lowest: i32, bytes: usize): void {
+  const base = i8x16.splat(<i8>lowest);
   const end = codes + <usize>count;
   if (bits === 4) {
     // Two codes in 16 bits: the first stays, the second moves down beside it.
     const first = i16x8.splat(0x000f);
     const second = i16x8.splat(0x00f0);
     for (const vectors = codes + <usize>(count & ~31); codes < vectors; codes += 32, bytes += 16) {
-      const a = v128.load(codes);
-      const b = v128.load(codes, 16);
+      const a = i8x16.sub(v128.load(codes), base);
+      const b = i8x16.sub(v128.load(codes, 16), base);
       const low = v128.or(v128.and(a, first), v128.and(i16x8.shr_u(a, 4), second));
       const high = v128.or(v128.and(b, first), v128.and(i16x8.shr_u(b, 4), second));
       v128.store(bytes, i8x16.narrow_i16x8_u(low, high));
     }
   } else if (bits === 1) {
     for (const vectors = codes + <usize>(count & ~15); codes < vectors; codes += 16, bytes += 2) {
-      store<u16>(bytes, <u16>i8x16.bitmask(i16x8.shl(v128.load(codes), 7)));
+      store<u16>(bytes, <u16>i8x16.bitmask(i16x8.shl(i8x16.sub(v128.load(codes), base), 7)));
     }
   }
   const mask = (((<u64>1) << bits) - 1) * everyByte;
   for (; codes < end; codes += 8, bytes += <usize>bits) {
-    let word = load<u64>(codes) & mask;
+    let word = i64x2.extract_lane(i8x16.sub(v128.load64_zero(codes), base), 0) & mask;
     word = (word & 0x00ff00ff00ff00ff) | ((word & 0xff00ff00ff00ff00) >> (8 - bits));
     word = (word & 0x0000ffff0000ffff) | ((word & 0xffff0000ffff0000) >> (16 - 2 * bits));
     word = (word & 0x00000000ffffffff) | ((word >> 32) << (4 * bits));

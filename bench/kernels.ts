@@ -6,7 +6,8 @@ import { pathToFileURL } from 'node:url';
 import { createGaussian, createRandom } from '../src/base/random.ts';
 import { parseScheme } from '../src/formats/scheme.ts';
 import { createWasmKernel, type Grid, type Kernel, reference } from '../src/kernel/index.ts';
-import { solverOf } from '../src/solvers/index.ts';
+import { rtn } from '../src/solvers/rtn.ts';
+import { search } from '../src/solvers/search.ts';
 import { table } from './report.ts';
 
 /** 16 MiB of float32: more than the caches nearest to a core, as much as the kernel's room. */
@@ -45,7 +46,8 @@ function blocksOf({ values, rows, kernel }: Data, grid: Grid, blockSize: number)
   const count = rows * Math.ceil(columns / blockSize);
   const [scales, zeroPoints] = [new Float32Array(count), new Float32Array(count)];
   const codes = new Int8Array(values.length);
-  kernel.roundToNearest(values, layout, grid, scales, zeroPoints, codes);
+  kernel.cover(values, layout, grid, scales, zeroPoints);
+  kernel.quantize(values, layout, scales, zeroPoints, grid.min, grid.max, codes);
   return { layout, scales, zeroPoints, codes };
 }
 
@@ -71,7 +73,13 @@ function solving(solver: 'rtn' | 'search', text: string): Case {
     share: solver === 'rtn' ? 'whole' : 'small',
     prepare({ kernel, values, rows }) {
       const scheme = parseScheme(text);
-      return () => kernel.pack(solverOf(solver).solve(values, rows, columns, scheme, { kernel }).codes, 4);
+      const packed = new Uint8Array(values.length / 2);
+      return () => {
+        const found = { rtn, search }[solver].parameters(values, rows, columns, scheme, { kernel });
+        const { scales, zeroPoints, min, max } = found;
+        const codes = { min, max, bits: 4, lowest: -8 };
+        kernel.encode(values, { rows, columns, blockSize: 32 }, scales, zeroPoints, codes, packed);
+      };
     },
   };
 }
@@ -122,6 +130,18 @@ const cases: readonly Case[] = [
       return () => {
         data.kernel.quantize(data.values, layout, scales, zeroPoints, -8, 7, codes);
         data.kernel.pack(codes, 4);
+      };
+    },
+  },
+  {
+    name: 'encode int4 g32: quantize, pack, noise',
+    share: 'whole',
+    prepare(data) {
+      const { layout, scales, zeroPoints } = blocksOf(data, int4, 32);
+      const codes = { min: -8, max: 7, bits: 4, lowest: -8 };
+      const packed = new Uint8Array(data.values.length / 2);
+      return () => {
+        data.kernel.encode(data.values, layout, scales, zeroPoints, codes, packed);
       };
     },
   },

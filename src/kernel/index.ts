@@ -2,8 +2,18 @@
 export { roundHalfToEven } from '../base/round.ts';
 export { bestKernel } from './best.ts';
 export { coverInterval, type Grid, type Parameters, roundStored } from './grid.ts';
-export type { BlockLayout, ChannelLayout, Elements, Extent, FloatCodes, Kernel, ShortFloat } from './kernel.ts';
+export type {
+  BlockLayout,
+  ChannelLayout,
+  CodeRange,
+  Elements,
+  Extent,
+  FloatCodes,
+  Kernel,
+  Noise,
+  ShortFloat,
+} from './kernel.ts';
 export { blockLayout, dequantizeMatrix, matrixError, quantizeMatrix, signalToNoise } from './matrix.ts';
 export { dequantizeValue, quantizeValue, reference } from './reference.ts';
-export { loadedMatrix, type MatrixBytes, matrixBytes, storedMatrix, zeroPointBytes } from './stored.ts';
+export { loadedMatrix, type MatrixBytes, matrixBytes, parameterBytes, storedMatrix, zeroPointBytes } from './stored.ts';
 export { createWasmKernel } from './wasm.ts';

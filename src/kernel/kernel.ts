@@ -49,6 +49,15 @@ export type ShortFloat = 'float16' | 'bfloat16' | 'float8e4m3fn' | 'float8e5m2';
 /** Codes of short floats: as wide as they are. */
 export type FloatCodes = Uint16Array | Uint8Array;
 
+/** Codes of a format: which may be used, and how they are stored. */
+export interface CodeRange {
+  readonly min: number;
+  readonly max: number;
+  readonly bits: number;
+  /** The format's lowest code, which is stored as 0. */
+  readonly lowest: number;
+}
+
 /** What quantizing does to a matrix. */
 export interface Noise {
   /** Σ value². */
@@ -84,16 +93,6 @@ export interface Kernel {
    * is not finite gets the scale NaN and the zero point 0.
    */
   cover(values: Float32Array, layout: BlockLayout, grid: Grid, scales: Float32Array, zeroPoints: Float32Array): void;
-
-  /** `cover`, and the codes that go with it: `quantize` with these parameters and the grid's codes. */
-  roundToNearest(
-    values: Float32Array,
-    layout: BlockLayout,
-    grid: Grid,
-    scales: Float32Array,
-    zeroPoints: Float32Array,
-    codes: Codes,
-  ): void;
 
   /**
    * The parameters with which each block loses least: of many grids, fitted by least squares, the best one (fit.ts). A
@@ -136,9 +135,22 @@ export interface Kernel {
   /**
    * Packs codes of 1 to 8 bits into ceil(n·bits / 8) bytes, the first code in the lowest bits, codes crossing byte
    * borders where the width does not divide 8, the last byte padded with zeros (onnx.in.proto, raw_data). Signed
-   * codes are stored in two's complement.
+   * codes are stored in two's complement, or counted from `lowest` (default 0).
    */
-  pack(codes: ArrayLike<number>, bits: number): Uint8Array;
+  pack(codes: ArrayLike<number>, bits: number, lowest?: number): Uint8Array;
+
+  /**
+   * `quantize`, `pack` with codes counted from `lowest`, and `noise`, in one pass: `packed` has room for all codes of
+   * `bits` bits, 1 to 8.
+   */
+  encode(
+    values: Float32Array,
+    layout: BlockLayout,
+    scales: Float32Array,
+    zeroPoints: Float32Array,
+    codes: CodeRange,
+    packed: Uint8Array,
+  ): Noise;
 
   /** The inverse of `pack`: `count` codes. */
   unpack(bytes: Uint8Array, bits: number, signed: boolean, count: number): Int8Array | Uint8Array;

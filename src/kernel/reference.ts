@@ -5,7 +5,7 @@ import type { Codes } from '../formats/quantized.ts';
 import { fit } from './fit.ts';
 import { decodeFloats, encodeFloats } from './floats.ts';
 import { coverInterval, type Grid, type Parameters } from './grid.ts';
-import type { BlockLayout, Elements, Extent, Kernel, Noise } from './kernel.ts';
+import type { BlockLayout, CodeRange, Elements, Extent, Kernel, Noise } from './kernel.ts';
 import { checkLayout, checkMatrix, checkTurned, eachBlock } from './layout.ts';
 import { channelSums, countBins, secondMoment, squaredError } from './sums.ts';
 
@@ -19,6 +19,15 @@ export function quantizeValue(value: number, scale: number, zeroPoint: number, m
 /** One value. See `Kernel.dequantize`. */
 export function dequantizeValue(code: number, scale: number, zeroPoint: number): number {
   return Math.fround((code - zeroPoint) * scale);
+}
+
+/** @throws HalftoneError `internal` where packed codes have too much room, or too little. */
+export function checkPacked(packed: Uint8Array, count: number, bits: number): void {
+  checkBits(bits);
+  const needed = Math.ceil((count * bits) / 8);
+  if (packed.length !== needed) {
+    throw new HalftoneError('internal', `packing: expected room for ${needed} bytes, got ${packed.length}`);
+  }
 }
 
 export function checkBits(bits: number): void {
@@ -91,18 +100,6 @@ export const reference: Kernel = {
     });
   },
 
-  roundToNearest(
-    values: Float32Array,
-    layout: BlockLayout,
-    grid: Grid,
-    scales: Float32Array,
-    zeroPoints: Float32Array,
-    codes: Codes,
-  ): void {
-    reference.cover(values, layout, grid, scales, zeroPoints);
-    reference.quantize(values, layout, scales, zeroPoints, grid.min, grid.max, codes);
-  },
-
   fit,
 
   quantize(
@@ -152,17 +149,32 @@ export const reference: Kernel = {
     return { signal: squaredError(values, new Float32Array(values.length)), error: squaredError(values, quantized) };
   },
 
-  pack(codes: ArrayLike<number>, bits: number): Uint8Array {
+  pack(codes: ArrayLike<number>, bits: number, lowest = 0): Uint8Array {
     checkBits(bits);
     const bytes = new Uint8Array(Math.ceil((codes.length * bits) / 8));
     const mask = (1 << bits) - 1;
     for (let i = 0, position = 0; i < codes.length; i++, position += bits) {
       const byte = Math.floor(position / 8);
-      const shifted = (codes[i] & mask) << (position % 8);
+      const shifted = ((codes[i] - lowest) & mask) << (position % 8);
       bytes[byte] |= shifted;
       if (shifted > 255) bytes[byte + 1] = shifted >> 8;
     }
     return bytes;
+  },
+
+  encode(
+    values: Float32Array,
+    layout: BlockLayout,
+    scales: Float32Array,
+    zeroPoints: Float32Array,
+    { min, max, bits, lowest }: CodeRange,
+    packed: Uint8Array,
+  ): Noise {
+    checkPacked(packed, values.length, bits);
+    const codes = new Int16Array(values.length);
+    reference.quantize(values, layout, scales, zeroPoints, min, max, codes);
+    packed.set(reference.pack(codes, bits, lowest));
+    return reference.noise(values, codes, layout, scales, zeroPoints);
   },
 
   unpack(bytes: Uint8Array, bits: number, signed: boolean, count: number): Int8Array | Uint8Array {

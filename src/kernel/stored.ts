@@ -22,14 +22,18 @@ export interface MatrixBytes {
 
 /** Codes, scales and zero points as bytes. */
 export function matrixBytes(matrix: QuantizedMatrix): MatrixBytes {
-  const { zeroPoints, scales, scheme } = matrix;
+  return { codes: packUnsigned(matrix.codes, matrix.scheme), ...parameterBytes(matrix) };
+}
+
+/** Scales and zero points as bytes. */
+export function parameterBytes({
+  scheme,
+  scales,
+  zeroPoints,
+}: Pick<QuantizedMatrix, 'scheme' | 'scales' | 'zeroPoints'>): Omit<MatrixBytes, 'codes'> {
   const first = zeroPoints[0];
   const same = scheme.symmetric || zeroPoints.every((zeroPoint) => zeroPoint === first);
-  return {
-    codes: packUnsigned(matrix.codes, scheme),
-    scales: scaleBytes(scales, scheme.scaleType),
-    zeroPoints: same ? first : bytesOf(zeroPoints.slice()),
-  };
+  return { scales: scaleBytes(scales, scheme.scaleType), zeroPoints: same ? first : bytesOf(zeroPoints.slice()) };
 }
 
 function scaleBytes(scales: Float32Array, type: Scheme['scaleType']): Uint8Array {
@@ -40,37 +44,19 @@ function scaleBytes(scales: Float32Array, type: Scheme['scaleType']): Uint8Array
 }
 
 /** One float32 zero point for each scale. */
-export function zeroPointBytes({ scales, zeroPoints }: MatrixBytes, scaleType: Scheme['scaleType']): Uint8Array {
+export function zeroPointBytes(
+  { scales, zeroPoints }: Omit<MatrixBytes, 'codes'>,
+  scaleType: Scheme['scaleType'],
+): Uint8Array {
   if (typeof zeroPoints !== 'number') return zeroPoints;
   const count = scales.byteLength / byteLengthOf(scaleType, 1);
   return bytesOf(new Float32Array(count).fill(zeroPoints));
 }
 
-/** The highest bit of each code in a byte of packed codes: flipping it counts signed codes from the lowest. */
-function highBits(bits: number): number {
-  let mask = 0;
-  for (let bit = bits - 1; bit < 8; bit += bits) mask |= 1 << bit;
-  return mask;
-}
-
 function packUnsigned(codes: Codes, { format }: Scheme): Uint8Array {
   const { bits, min } = intFormatOf(format);
-  const kernel = bestKernel();
   if (bits > 8) return bytesOf(Uint16Array.from(codes, (code) => code - min));
-  if (min === 0) return kernel.pack(codes, bits);
-  if (8 % bits !== 0)
-    return kernel.pack(
-      Uint8Array.from(codes, (code) => code - min),
-      bits,
-    );
-  const packed = kernel.pack(codes, bits);
-  const flip = highBits(bits);
-  const words = new Uint32Array(packed.buffer, 0, packed.length >> 2);
-  for (let i = 0; i < words.length; i++) words[i] ^= flip * 0x01010101;
-  for (let i = words.length * 4; i < packed.length; i++) packed[i] ^= flip;
-  const unused = packed.length * 8 - codes.length * bits;
-  if (unused > 0) packed[packed.length - 1] &= 255 >> unused;
-  return packed;
+  return bestKernel().pack(codes, bits, min);
 }
 
 function unpackUnsigned(bytes: Uint8Array, { format }: Scheme, count: number): Codes {

@@ -1,8 +1,17 @@
 /** One independent piece of work: the codes and scales of some rows of one weight. Plain data in, plain data out. */
 import { isHalftoneError } from '../base/errors.ts';
+import { intFormatOf } from '../formats/index.ts';
 import type { QuantizedMatrix } from '../formats/quantized.ts';
 import { formatScheme, parseScheme, type Scheme } from '../formats/scheme.ts';
-import { bestKernel, blockLayout, type MatrixBytes, matrixBytes, zeroPointBytes } from '../kernel/index.ts';
+import {
+  bestKernel,
+  blockLayout,
+  type MatrixBytes,
+  matrixBytes,
+  type Noise,
+  parameterBytes,
+  zeroPointBytes,
+} from '../kernel/index.ts';
 import { type SolveOptions, type Solver, type SolverId, solverOf } from '../solvers/index.ts';
 import { byteLengthOf, type DType } from '../tensor/dtype.ts';
 import { isRowMajor, isTransposed, type MatrixView, matrixView, toMatrix } from '../tensor/matrix-view.ts';
@@ -68,10 +77,11 @@ interface Rows {
 function solveRows(rows: Rows, scheme: Scheme, job: SolveJob): SolvedPart {
   const kernel = bestKernel();
   const { columns } = rows;
-  const solver = solverOf(job.solver);
+  const { bits } = intFormatOf(scheme.format);
   const whole = scheme.granularity.kind === 'tensor';
   const step = whole ? rows.count : Math.max(8, Math.floor(blockNumbers / columns / 8) * 8);
-  const blocks: MatrixBytes[] = [];
+  const codes = new Uint8Array(Math.ceil((rows.count * columns * bits) / 8));
+  const blocks: Omit<MatrixBytes, 'codes'>[] = [];
   let energy = 0;
   let error = 0;
   let notFinite = 0;
@@ -79,48 +89,80 @@ function solveRows(rows: Rows, scheme: Scheme, job: SolveJob): SolvedPart {
   for (let first = 0; first < rows.count; first += step) {
     const count = Math.min(step, rows.count - first);
     const values = rows.values(first, count);
-    const matrix = notFinite > 0 ? undefined : solveFinite(solver, values, count, columns, scheme, job);
-    if (!matrix) {
+    const block = notFinite > 0 ? undefined : solveBlock(values, count, columns, scheme, job);
+    if (!block) {
       const { nan, positiveInfinity, negativeInfinity } = kernel.extent(values);
       notFinite += nan + positiveInfinity + negativeInfinity;
       continue;
     }
-    scaleType = matrix.scheme.scaleType;
+    scaleType = block.scheme.scaleType;
     if (scaleType !== scheme.scaleType) break;
-    blocks.push(matrixBytes(matrix));
-    const { codes, scales, zeroPoints } = matrix;
-    const noise = kernel.noise(values, codes, blockLayout(scheme, count, columns), scales, zeroPoints);
+    const noise = block.encode(
+      codes.subarray((first * columns * bits) / 8, Math.ceil(((first + count) * columns * bits) / 8)),
+    );
     energy += noise.signal;
     error += noise.error;
+    blocks.push(parameterBytes(block));
   }
-  return { scheme: formatScheme({ ...scheme, scaleType }), ...joined(blocks, scaleType), energy, error, notFinite };
+  return {
+    scheme: formatScheme({ ...scheme, scaleType }),
+    codes,
+    ...joined(blocks, scaleType),
+    energy,
+    error,
+    notFinite,
+  };
+}
+
+interface Block extends Pick<QuantizedMatrix, 'scheme' | 'scales' | 'zeroPoints'> {
+  /** Writes the codes, and tells what they cost. */
+  encode(packed: Uint8Array): Noise;
 }
 
 /** Undefined for values that are not all finite, which solvers refuse. */
-function solveFinite(
-  solver: Solver,
+function solveBlock(
   values: Float32Array,
   rows: number,
   columns: number,
   scheme: Scheme,
-  { options }: SolveJob,
-): QuantizedMatrix | undefined {
+  job: SolveJob,
+): Block | undefined {
+  const kernel = bestKernel();
+  const options = { ...job.options, kernel };
+  const solver: Solver = solverOf(job.solver);
+  const { bits, min: lowest } = intFormatOf(scheme.format);
+  const layout = blockLayout(scheme, rows, columns);
   try {
-    return solver.solve(values, rows, columns, scheme, { ...options, kernel: bestKernel() });
+    if (solver.parameters && bits <= 8) {
+      const found = solver.parameters(values, rows, columns, scheme, options);
+      const { scales, zeroPoints, min, max } = found;
+      const codes = { min, max, bits, lowest };
+      return { ...found, encode: (packed) => kernel.encode(values, layout, scales, zeroPoints, codes, packed) };
+    }
+    const matrix = solver.solve(values, rows, columns, scheme, options);
+    return {
+      ...matrix,
+      encode(packed) {
+        packed.set(matrixBytes(matrix).codes);
+        return kernel.noise(values, matrix.codes, layout, matrix.scales, matrix.zeroPoints);
+      },
+    };
   } catch (error) {
     if (isHalftoneError(error) && error.code === 'invalid-file') return undefined;
     throw error;
   }
 }
 
-/** The bytes of consecutive rows; all but the last fill whole bytes with codes. */
-function joined(blocks: readonly MatrixBytes[], scaleType: Scheme['scaleType']): MatrixBytes {
+/** The parameters of consecutive rows. */
+function joined(
+  blocks: readonly Omit<MatrixBytes, 'codes'>[],
+  scaleType: Scheme['scaleType'],
+): Omit<MatrixBytes, 'codes'> {
   const [first] = blocks;
   if (first && blocks.length === 1) return first;
   const zeroPoint = first?.zeroPoints ?? 0;
   const same = typeof zeroPoint === 'number' && blocks.every(({ zeroPoints }) => zeroPoints === zeroPoint);
   return {
-    codes: concatenated(blocks.map(({ codes }) => codes)),
     scales: concatenated(blocks.map(({ scales }) => scales)),
     zeroPoints: same ? zeroPoint : concatenated(blocks.map((block) => zeroPointBytes(block, scaleType))),
   };

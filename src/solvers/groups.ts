@@ -1,12 +1,20 @@
 /** The frame that solvers share: parameters of all groups of weights, then codes with these as stored. */
 import { HalftoneError } from '../base/errors.ts';
 import { type IntFormat, intFormatOf } from '../formats/index.ts';
-import { createCodes, parameterLayout, type QuantizedMatrix } from '../formats/quantized.ts';
+import type { QuantizedMatrix } from '../formats/quantized.ts';
 import { checkScheme, type Scheme } from '../formats/scheme.ts';
-import { type BlockLayout, bestKernel, type Grid, type Kernel, type Parameters, roundStored } from '../kernel/index.ts';
-import { blockLayout } from '../kernel/matrix.ts';
+import {
+  type BlockLayout,
+  bestKernel,
+  blockLayout,
+  type Grid,
+  type Kernel,
+  type Parameters,
+  quantizeMatrix,
+  roundStored,
+} from '../kernel/index.ts';
 import { codeRange, symmetricZeroPoint } from '../ranges/index.ts';
-import type { SolveOptions } from './solver.ts';
+import type { MatrixParameters, SolveOptions } from './solver.ts';
 
 /**
  * One group of weights, in any order. The arrays are scratch: they may be longer than `length`, they are reused for the
@@ -43,8 +51,8 @@ export interface Weights {
   readonly importance?: Float32Array;
 }
 
-/** What a solver writes: the parameters of all groups, already rounded, and the codes that go with them. */
-export type Solution = Pick<QuantizedMatrix, 'scales' | 'zeroPoints' | 'codes'>;
+/** What a solver writes: the parameters of all groups, already rounded. */
+export type Solution = Pick<QuantizedMatrix, 'scales' | 'zeroPoints'>;
 
 /** Finds all of a solution. Groups that are not finite get the scale NaN. */
 export type Fill = (weights: Weights, constraints: Constraints, solution: Solution) => void;
@@ -99,17 +107,17 @@ function allowedCodes(format: IntFormat, symmetric: boolean, reduceRange: boolea
 }
 
 /**
- * Quantizes a matrix with the parameters that `fill` chooses. Where float16 cannot hold them, all are chosen again with
- * float32 scales.
+ * The parameters that `fill` chooses for a matrix. Where float16 cannot hold them, all are chosen again with float32
+ * scales.
  */
-export function solveMatrix(
+export function chooseParameters(
   values: Float32Array,
   rows: number,
   columns: number,
   scheme: Scheme,
   options: SolveOptions,
   fill: Fill,
-): QuantizedMatrix {
+): MatrixParameters {
   checkScheme(scheme);
   const format = intFormatOf(scheme.format);
   const { scaleType, symmetric } = scheme;
@@ -131,21 +139,31 @@ export function solveMatrix(
   const solution: Solution = {
     scales: new Float32Array(count),
     zeroPoints: new Float32Array(count),
-    codes: createCodes(format, values.length),
   };
   fill({ kernel, values, layout, importance }, constraints, solution);
   if (!isStorable(solution, scaleType)) {
     checkFinite(values, kernel);
     const wider: Scheme = { ...scheme, scaleType: 'float32' };
-    if (scaleType === 'float16') return solveMatrix(values, rows, columns, wider, options, fill);
+    if (scaleType === 'float16') return chooseParameters(values, rows, columns, wider, options, fill);
   }
-  const { blockSize } = parameterLayout(scheme, rows, columns);
-  return { scheme, rows, columns, blockSize, ...solution };
+  const { min, max } = constraints;
+  return { scheme, ...solution, min, max };
+}
+
+/** The matrix with the nearest codes. */
+export function nearestCodes(
+  values: Float32Array,
+  rows: number,
+  columns: number,
+  { scheme, scales, zeroPoints, min, max }: MatrixParameters,
+  { kernel }: SolveOptions,
+): QuantizedMatrix {
+  return quantizeMatrix(values, rows, columns, scheme, scales, zeroPoints, { min, max }, kernel);
 }
 
 /** Runs `find` on one group after the other. */
 export function eachGroup(find: Find): Fill {
-  return ({ kernel, values, layout, importance }, constraints, { scales, zeroPoints, codes }) => {
+  return ({ kernel, values, layout, importance }, constraints, { scales, zeroPoints }) => {
     checkFinite(values, kernel);
     const { rows, columns, blockSize } = layout;
     const room = Math.min(blockSize, columns);
@@ -168,7 +186,6 @@ export function eachGroup(find: Find): Fill {
         zeroPoints[index++] = found.zeroPoint;
       }
     }
-    kernel.quantize(values, layout, scales, zeroPoints, constraints.min, constraints.max, codes);
   };
 }
 

@@ -4,7 +4,7 @@ import { rtn } from './rtn.ts';
 import { search } from './search.ts';
 import type { Solver } from './solver.ts';
 
-export type { SolveOptions, Solver } from './solver.ts';
+export type { MatrixParameters, SolveOptions, Solver } from './solver.ts';
 
 export const solvers = [rtn, search] as const;
 

@@ -3,8 +3,8 @@ import { intFormatOf } from '../formats/index.ts';
 import { coverInterval } from '../kernel/index.ts';
 import { type RangeOptions, rangeOf } from '../ranges/index.ts';
 import { findSigned, findTwoLevels } from './binary.ts';
-import { eachGroup, type Fill, type Find, solveMatrix } from './groups.ts';
-import type { Solver } from './solver.ts';
+import { chooseParameters, eachGroup, type Fill, type Find, nearestCodes } from './groups.ts';
+import type { NearestSolver } from './solver.ts';
 
 /** The finder for one-bit formats, which need no range. */
 export function binaryFinder({ symmetric }: { readonly symmetric: boolean }): Find {
@@ -12,16 +12,19 @@ export function binaryFinder({ symmetric }: { readonly symmetric: boolean }): Fi
 }
 
 /** The grids that cover each group whole. */
-const roundAll: Fill = ({ kernel, values, layout }, constraints, { scales, zeroPoints, codes }) =>
-  kernel.roundToNearest(values, layout, constraints, scales, zeroPoints, codes);
+const coverAll: Fill = ({ kernel, values, layout }, constraints, { scales, zeroPoints }) =>
+  kernel.cover(values, layout, constraints, scales, zeroPoints);
 
-export const rtn: Solver<'rtn'> = {
+export const rtn: NearestSolver<'rtn'> = {
   id: 'rtn',
   summary: 'round to nearest within the range of the weights',
   solve(values, rows, columns, scheme, options = {}) {
+    return nearestCodes(values, rows, columns, rtn.parameters(values, rows, columns, scheme, options), options);
+  },
+  parameters(values, rows, columns, scheme, options = {}) {
     const { bits } = intFormatOf(scheme.format);
     const range = rangeOf(options.range ?? 'min-max');
-    if (bits > 1 && range.isExtent) return solveMatrix(values, rows, columns, scheme, options, roundAll);
+    if (bits > 1 && range.isExtent) return chooseParameters(values, rows, columns, scheme, options, coverAll);
     let single = new Float32Array(0);
     const find: Find = (group, constraints, found) => {
       if (bits === 1) {
@@ -35,6 +38,6 @@ export const rtn: Solver<'rtn'> = {
       const { min, max } = range.chooseFrom(single, rangeOptions);
       coverInterval(min, max, constraints, found);
     };
-    return solveMatrix(values, rows, columns, scheme, options, eachGroup(find));
+    return chooseParameters(values, rows, columns, scheme, options, eachGroup(find));
   },
 };

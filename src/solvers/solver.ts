@@ -25,6 +25,20 @@ export interface SolveOptions {
   readonly kernel?: Kernel;
 }
 
+/** The grids of a matrix whose codes are the nearest ones: `Kernel.quantize` with these gives them. */
+export interface MatrixParameters {
+  /** With float32 scales where float16 could not hold them. */
+  readonly scheme: Scheme;
+  readonly scales: Float32Array;
+  readonly zeroPoints: Float32Array;
+  /** The codes that may be used. */
+  readonly min: number;
+  readonly max: number;
+}
+
+/** A solver that takes the nearest codes. */
+export type NearestSolver<Id extends string = string> = Solver<Id> & Required<Pick<Solver, 'parameters'>>;
+
 /** An entry of the family. */
 export interface Solver<Id extends string = string> {
   readonly id: Id;
@@ -35,4 +49,12 @@ export interface Solver<Id extends string = string> {
    * @throws HalftoneError `invalid-file` for NaN or infinite weights, `usage` for options that do not fit.
    */
   solve(values: Float32Array, rows: number, columns: number, scheme: Scheme, options?: SolveOptions): QuantizedMatrix;
+  /** The parameters alone, for solvers that take the nearest codes; see `solve`. */
+  parameters?(
+    values: Float32Array,
+    rows: number,
+    columns: number,
+    scheme: Scheme,
+    options?: SolveOptions,
+  ): MatrixParameters;
 }

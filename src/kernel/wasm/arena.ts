@@ -87,6 +87,11 @@ export class Arena {
     return address;
   }
 
+  /** Sets bytes to one number. */
+  fill(address: number, bytes: number, value: number): void {
+    this.#bytes.fill(value, address, address + bytes);
+  }
+
   /** The memory as an array of floats, from an address on. */
   floats(address: number, count: number): Float32Array {
     return new Float32Array(this.#bytes.buffer, address, count);

@@ -1,9 +1,9 @@
 /** Extents, covering grids and codes of blocks. */
 import type { Codes } from '../../formats/quantized.ts';
 import { coverInterval, type Grid, type Parameters } from '../grid.ts';
-import type { BlockLayout, Extent, Kernel } from '../kernel.ts';
+import type { BlockLayout, CodeRange, Extent, Kernel, Noise } from '../kernel.ts';
 import { checkLayout, checkMatrix, eachBlock, windows } from '../layout.ts';
-import { reference } from '../reference.ts';
+import { checkPacked, reference } from '../reference.ts';
 import { type Arena, windowLimit } from './arena.ts';
 import { type Exports, flag } from './exports.ts';
 
@@ -19,7 +19,7 @@ export function isLong({ columns, blockSize }: BlockLayout): boolean {
   return Math.min(columns, blockSize) > windowLimit;
 }
 
-type Methods = Pick<Kernel, 'extent' | 'blockExtents' | 'cover' | 'quantize' | 'roundToNearest' | 'dequantize'>;
+type Methods = Pick<Kernel, 'extent' | 'blockExtents' | 'cover' | 'quantize' | 'dequantize' | 'encode'>;
 
 export function blockMethods(wasm: Exports, arena: Arena): Methods {
   const pair = new Float32Array(2);
@@ -128,33 +128,41 @@ export function blockMethods(wasm: Exports, arena: Arena): Methods {
       }
     },
 
-    roundToNearest(
+    encode(
       values: Float32Array,
       layout: BlockLayout,
-      grid: Grid,
       scales: Float32Array,
       zeroPoints: Float32Array,
-      codes: Codes,
-    ): void {
-      const { min, max, zeroPoint, symmetric, floatZeroPoint, scaleType } = grid;
-      if (isLong(layout)) {
-        methods.cover(values, layout, grid, scales, zeroPoints);
-        methods.quantize(values, layout, scales, zeroPoints, min, max, codes);
-        return;
-      }
+      { min, max, bits, lowest }: CodeRange,
+      packed: Uint8Array,
+    ): Noise {
       checkLayout(values.length, layout, scales, zeroPoints);
-      checkMatrix(layout.rows, layout.columns, codes);
-      const kind = kindOf(codes);
-      const flags = [flag(symmetric), flag(floatZeroPoint), flag(scaleType === 'float16')] as const;
+      checkPacked(packed, values.length, bits);
+      // Windows of other sizes end within bytes.
+      if (layout.columns % 8 !== 0 && values.length > windowLimit) {
+        return reference.encode(values, layout, scales, zeroPoints, { min, max, bits, lowest }, packed);
+      }
+      const kind = min < 0 ? 0 : 1;
+      let signal = 0;
+      let error = 0;
       for (const { start, count, parameter, parameters, rows, columns, blockSize } of windows(layout, windowLimit)) {
-        const scale = arena.output(scales, parameter, parameters);
-        const zero = arena.output(zeroPoints, parameter, parameters);
-        const out = arena.output(codes, start, count);
         const address = arena.input(values, start, count);
-        wasm.cover(address, rows, columns, blockSize, min, max, zeroPoint, ...flags, scale, zero);
-        wasm.quantize(address, rows, columns, blockSize, scale, zero, min, max, out, kind);
+        const scale = arena.input(scales, parameter, parameters);
+        const zero = arena.input(zeroPoints, parameter, parameters);
+        const out = arena.output(packed, (start / 8) * bits, Math.ceil((count * bits) / 8));
+        const codes = arena.reserve(count);
+        const sums = arena.zeros(16);
+        wasm.quantize(address, rows, columns, blockSize, scale, zero, min, max, codes, kind);
+        wasm.noise(address, rows, columns, blockSize, scale, zero, codes, kind, sums);
+        // What lies behind the last codes must become zeros.
+        if (count % 8 !== 0) arena.fill(codes + count, 8 - (count % 8), lowest);
+        wasm.pack(codes, count, bits, lowest, out);
+        const [own, lost] = arena.doubles(sums, 2);
+        signal += own;
+        error += lost;
         arena.deliver();
       }
+      return { signal, error };
     },
   };
   return methods;

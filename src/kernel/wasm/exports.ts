@@ -83,7 +83,7 @@ export interface Exports {
     kind: number,
     sums: number,
   ): void;
-  pack(codes: number, count: number, bits: number, bytes: number): void;
+  pack(codes: number, count: number, bits: number, lowest: number, bytes: number): void;
   unpack(bytes: number, count: number, bits: number, signed: Flag, codes: number): void;
   transpose1(values: number, rows: number, columns: number, stride: number, out: number, outStride: number): void;
   transpose4(values: number, rows: number, columns: number, stride: number, out: number, outStride: number): void;

@@ -61,17 +61,19 @@ export function moveMethods(wasm: Exports, arena: Arena): Pick<Kernel, 'pack' | 
   }
 
   return {
-    pack(codes: ArrayLike<number>, bits: number): Uint8Array {
+    pack(codes: ArrayLike<number>, bits: number, lowest = 0): Uint8Array {
       checkBits(bits);
-      if (!(codes instanceof Int8Array || codes instanceof Uint8Array)) return reference.pack(codes, bits);
+      if (!(codes instanceof Int8Array || codes instanceof Uint8Array)) return reference.pack(codes, bits, lowest);
       const { length } = codes;
       const bytes = new Uint8Array(Math.ceil((length * bits) / 8));
       for (let start = 0; start < length; start += windowLimit) {
         const count = Math.min(windowLimit, length - start);
         const out = arena.output(bytes, (start / 8) * bits, Math.ceil((count * bits) / 8));
-        // The codes behind the last must be zeros.
-        const address = count % 8 === 0 ? arena.input(codes, start, count) : arena.copy(codes, start, count);
-        wasm.pack(address, count, bits, out);
+        // What lies behind the last codes must become zeros.
+        const whole = count % 8 === 0;
+        const address = whole ? arena.input(codes, start, count) : arena.copy(codes, start, count);
+        if (!whole) arena.fill(address + count, 8 - (count % 8), lowest);
+        wasm.pack(address, count, bits, lowest, out);
         arena.deliver();
       }
       return bytes;
