@@ -147,8 +147,8 @@ describe('extents and covering grids', () => {
         const own = wasm.encode(matrix.values, matrix, a, b, codes, packed);
         const noise = reference.encode(matrix.values, matrix, c, d, codes, expected);
         expectEqual(packed, expected);
-        // Squares beyond float32 are infinite where they are added in single precision.
-        const isMild = noise.signal < 1e30 && Number.isFinite(noise.error);
+        // Squares that float32 cannot hold are lost where they are added in single precision.
+        const isMild = noise.signal > 1e-30 && noise.signal < 1e30 && Number.isFinite(noise.error);
         if (isMild) expect(Math.abs(own.error - noise.error)).toBeLessThanOrEqual(1e-4 * noise.signal);
       }),
       { seed, numRuns: 3000 },
