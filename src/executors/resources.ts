@@ -90,7 +90,10 @@ export function openResources(
     },
     write(result, path, { external = false } = {}) {
       const beside = external || paths.length > 1 || bytes >= besideFrom;
-      return writeModel(result, path, { external, ...(store && beside ? { data: store } : {}) });
+      return writeModel(result, path, {
+        external: external || (store !== undefined && beside),
+        ...(store && beside ? { data: store } : {}),
+      });
     },
     get leftover() {
       const weights = (count: number) => `${count} ${count === 1 ? 'weight' : 'weights'}`;

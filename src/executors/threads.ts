@@ -10,13 +10,18 @@ export interface ThreadsOptions {
   readonly script: string;
 }
 
-/** Starts workers when there is work for them. Call `close`, or the process does not end. */
+/** Starts its workers at once: they load while the work is being planned. Call `close`, or the process does not end. */
 export function threadsExecutor({ workers, script }: ThreadsOptions): Executor {
   const pool = workerpool.pool(script, { maxWorkers: workers, workerType: 'thread' });
+  for (let worker = 0; worker < workers; worker++) {
+    // A worker that cannot even load is found out, and reported, by its first job.
+    pool.exec('load', []).catch(() => undefined);
+  }
   return {
     workers,
     solve: (job, signal) =>
       solveWith(({ message, transfer }) => pool.exec('solve', [message], { transfer }) as Promise<Answer>, job, signal),
+    rest: async () => void (await pool.terminate(true)),
     async close() {
       await pool.terminate(true);
     },

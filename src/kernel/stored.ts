@@ -65,11 +65,19 @@ function unpackUnsigned(bytes: Uint8Array, { format }: Scheme, count: number): C
     const words = new Uint16Array(bytes.slice().buffer);
     return signed ? Int16Array.from(words, (word) => word + min) : words;
   }
+  if (bits === 8) return signed ? flipped(bytes) : bytes;
   const codes = bestKernel().unpack(bytes, bits, false, count);
   if (min === 0) return codes;
   const shifted = createCodes(intFormatOf(format), count);
   for (let i = 0; i < count; i++) shifted[i] = codes[i] + min;
   return shifted;
+}
+
+/** Bytes counted from the lowest as signed ones. */
+function flipped(bytes: Uint8Array): Int8Array {
+  const codes = new Int8Array(bytes.length);
+  for (let i = 0; i < bytes.length; i++) codes[i] = bytes[i] ^ 128;
+  return codes;
 }
 
 /** A matrix that reads its numbers from where they lie whenever they are asked for. */

@@ -10,6 +10,8 @@ export interface Executor {
    * @throws HalftoneError as `solveJob`; `runtime` when a worker died twice over it; the signal's reason when aborted.
    */
   solve(job: SolveJob, signal?: AbortSignal): Promise<SolvedPart>;
+  /** Gives memory back while there is nothing to do; a later job may take longer to begin. */
+  rest?(): Promise<void>;
   /** Ends all workers. */
   close(): Promise<void>;
 }

@@ -152,14 +152,16 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
   const planned = () => makePlan(cloneModel(prepared.model), recipe, statistics);
   const planning = planned();
   const store = options.openStore?.(planning.plan) ?? memoryStore();
+  const executor = options.executor ?? inlineExecutor();
   const { matrices, results } = await solveWeights(planning, {
-    executor: options.executor ?? inlineExecutor(),
+    executor,
     store,
     ...options.memory,
     ...(options.signal ? { signal: options.signal } : {}),
     onProgress: (done, total, detail, bytes, totalBytes) =>
       options.onProgress?.({ step: 'quantize', done, total, detail, bytes, totalBytes }),
   });
+  await executor.rest?.();
   const notes = [...planning.plan.notes, ...interfaceNotes(model)];
 
   let corrections: Corrections = new Map();

@@ -119,6 +119,9 @@ function jobsOf(
   if (!quantize) throw new HalftoneError('internal', `plan: expected "${plan.tensor}" to be quantized`);
   const { rows, columns, permutation, rowAxes } = use.view;
   const integer = quantize.lowering === 'qdq' || quantize.lowering === 'qoperator' || quantize.lowering === 'dynamic';
+  const isBlocked = quantize.lowering === 'matmul-nbits' || quantize.lowering === 'gather-block';
+  if (!isBlocked && rows * columns * 4 > wholeBytes * wholeLowered)
+    refuseWhole(plan, rows * columns * 4, wholeBytes * wholeLowered);
   const { source } = tensor;
   const job = {
     tensor: plan.tensor,
@@ -140,14 +143,7 @@ function jobsOf(
     parseScheme(quantize.scheme).granularity.kind === 'tensor' ||
     !canSplit(use.view) ||
     (inMemory && !isRowMajor(use.view));
-  if (whole && rows * columns * 4 > Math.max(wholeBytes, partBytes)) {
-    throw new HalftoneError(
-      'usage',
-      `weight "${plan.tensor}": expected to work on at most ${wholeBytes} bytes at once, got ${rows * columns * 4} that ` +
-        `${quantize.scheme} needs together; allow more memory, or use scales per block`,
-      { fields: { tensor: plan.tensor } },
-    );
-  }
+  if (whole && rows * columns * 4 > Math.max(wholeBytes, partBytes)) refuseWhole(plan, rows * columns * 4, wholeBytes);
   const step = whole ? rows : Math.max(8, Math.floor(partBytes / (columns * 4) / 8) * 8);
   const rowBytes = tensor.byteLength / rows;
   const jobs: SolveJob[] = [];
@@ -167,6 +163,18 @@ function jobsOf(
     );
   }
   return jobs;
+}
+
+/** Codes take less room than the values that they are found for: so much larger weights can be written whole. */
+const wholeLowered = 4;
+
+function refuseWhole({ tensor, quantize }: WeightPlan, bytes: number, limit: number): never {
+  throw new HalftoneError(
+    'usage',
+    `weight "${tensor}": expected at most ${Math.floor(limit)} bytes in so little memory, got ${bytes} that ` +
+      `${quantize?.scheme} as ${quantize?.lowering} needs together; allow more memory, or use scales per block`,
+    { fields: { tensor } },
+  );
 }
 
 function withFloatScales(job: SolveJob): SolveJob {

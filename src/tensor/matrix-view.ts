@@ -95,10 +95,15 @@ export function isTransposed({ permutation, rowAxes }: MatrixView): boolean {
 
 type Numbers = Float32Array | Int8Array | Uint8Array | Int16Array | Uint16Array;
 
+/** An array of the same type and length. */
+function emptyLike<T extends Numbers>(array: T): T {
+  return new (array.constructor as new (length: number) => T)(array.length);
+}
+
 /** The matrix of a tensor's values: rows·columns values, row-major. The same array where no reordering is needed. */
 export function toMatrix<T extends Numbers>(values: T, view: MatrixView): T {
   if (isRowMajor(view)) return values;
-  const matrix = values.slice() as T;
+  const matrix = emptyLike(values);
   if (isTransposed(view)) return turnOver(values, view.columns, view.rows, matrix);
   eachElement(view, (matrixIndex, tensorIndex) => {
     matrix[matrixIndex] = values[tensorIndex];
@@ -109,7 +114,7 @@ export function toMatrix<T extends Numbers>(values: T, view: MatrixView): T {
 /** The tensor of a matrix's values, in the tensor's own order. */
 export function fromMatrix<T extends Numbers>(matrix: T, view: MatrixView): T {
   if (isRowMajor(view)) return matrix;
-  const values = matrix.slice() as T;
+  const values = emptyLike(matrix);
   if (isTransposed(view)) return turnOver(matrix, view.rows, view.columns, values);
   eachElement(view, (matrixIndex, tensorIndex) => {
     values[tensorIndex] = matrix[matrixIndex];

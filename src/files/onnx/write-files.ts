@@ -21,7 +21,7 @@ export interface WriteFileOptions {
   readonly external?: boolean;
   /**
    * Tensors that are not in it are added to it, and it becomes the external data: unless it holds much else, or more than
-   * `chunkBytes`, when it stays as it is and tensors are copied.
+   * `chunkBytes`, when it stays as it is and tensors are copied to where they would go without it.
    */
   readonly data?: DataFile;
   /** Files of external data end before they would grow beyond this; a larger tensor has one of its own. Default 2 GiB. */
