@@ -4,6 +4,7 @@ import { createRandom } from '../base/random.ts';
 import { reference } from '../kernel/index.ts';
 import { openRuntime } from './node.ts';
 import { openProducts, type Products } from './products.ts';
+import type { Runtime } from './runtime.ts';
 
 let products: Products;
 beforeAll(async () => {
@@ -43,4 +44,27 @@ it('gives the second moments that kernels give', async () => {
       expect(found[j * columns + i]).toBeCloseTo(found[i * columns + j], 4);
     }
   }
+});
+
+it('tries again after a session that did not open, and closes the others', async () => {
+  const runtime = await openRuntime();
+  let isBroken = true;
+  const moody: Runtime = {
+    id: runtime.id,
+    version: runtime.version,
+    open: async (...parameters) => {
+      if (isBroken) throw new Error('no room');
+      return runtime.open(...parameters);
+    },
+  };
+  const opened = openProducts(moody, { threads: 1 });
+  const multiply = () => opened.multiply(Float32Array.of(2, 3), Float32Array.of(5, 7), 1, 2, 1);
+  await expect(multiply()).rejects.toThrow('no room');
+  isBroken = false;
+  expect([...(await multiply())]).toEqual([31]);
+  isBroken = true;
+  const failing = opened.secondMoment(Float32Array.of(1), 1, 1);
+  failing.catch(() => {});
+  await opened.close();
+  await expect(failing).rejects.toThrow('no room');
 });

@@ -21,9 +21,13 @@ export interface Products {
 export function openProducts(runtime: Runtime, options: SessionOptions = {}): Products {
   const sessions = new Map<string, Promise<Session>>();
   const session = (name: string, make: () => Model) => {
-    const known = sessions.get(name) ?? runtime.open(writeOnnx(make()), options);
-    sessions.set(name, known);
-    return known;
+    const known = sessions.get(name);
+    if (known) return known;
+    const opened = runtime.open(writeOnnx(make()), options);
+    sessions.set(name, opened);
+    // What failed is tried again by the next product.
+    opened.catch(() => sessions.get(name) === opened && sessions.delete(name));
+    return opened;
   };
   return {
     async multiply(a, b, rows, inner, columns) {
@@ -40,8 +44,9 @@ export function openProducts(runtime: Runtime, options: SessionOptions = {}): Pr
       return y.floats();
     },
     async close() {
-      for (const opened of sessions.values()) await (await opened).close();
+      const all = [...sessions.values()];
       sessions.clear();
+      for (const opened of all) await (await opened.catch(() => undefined))?.close();
     },
   };
 }
