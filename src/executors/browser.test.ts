@@ -3,7 +3,7 @@ import { describe, expect, it, vi } from 'vitest';
 import { type OpenRange, type SolveJob, solveJob } from '../pipeline/job.ts';
 import { bytesOf } from '../tensor/tensor.ts';
 import { openExecutor } from './browser.ts';
-import { answerTo } from './exchange.ts';
+import { type Answer, answerTo } from './exchange.ts';
 
 const nothing: OpenRange = () => {
   throw new Error('no file');
@@ -138,6 +138,24 @@ describe('workers', () => {
     await expect(executor.solve(job, AbortSignal.abort(new Error('enough')))).rejects.toThrow('enough');
     expect(PretendedWorker.all).toHaveLength(0);
   });
+});
+
+it('a worker answers jobs, also those that it cannot read', async () => {
+  const said: Answer[] = [];
+  const scope = { postMessage: (message: Answer) => said.push(message) } as unknown as typeof self;
+  vi.stubGlobal('self', scope);
+  try {
+    await import('./worker-browser.ts');
+    scope.onmessage?.({ data: job } as MessageEvent);
+    scope.onmessageerror?.({} as MessageEvent);
+  } finally {
+    vi.unstubAllGlobals();
+  }
+  expect(said).toEqual([
+    'ready',
+    { part: solveJob(job, nothing) },
+    { failure: { code: 'runtime', message: expect.stringContaining('cannot read'), fields: {} } },
+  ]);
 });
 
 it.each([0, -1, 1.5, Number.NaN])('%j workers are refused', (workers) => {
