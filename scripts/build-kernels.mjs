@@ -10,7 +10,7 @@ const options = [
   ...['--runtime', 'stub'],
   ...['--enable', 'simd'],
   ...['--use', 'abort='],
-  // 24 MiB, laid out by src/kernel/wasm/arena.ts.
+  // 26 MiB, laid out by src/kernel/wasm/arena.ts.
   ...['--initialMemory', '416', '--maximumMemory', '416'],
   '-O3',
   '--converge',

@@ -1,5 +1,4 @@
 /** Prints a plan: what each weight becomes and why. */
-
 import type { Plan, WeightPlan } from '../pipeline/plan.ts';
 import type { WeightResult } from '../pipeline/report.ts';
 import { bytes, count, decibels, plural, ratio } from './numbers.ts';
