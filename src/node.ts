@@ -43,29 +43,27 @@ export interface NodeQuantizeOptions
  */
 export async function quantize(source: ModelSource, options: NodeQuantizeOptions = {}): Promise<Quantized> {
   const { output, calibration, preprocess, runtime: runtimeId, workers, maxMemory, resume, ...rest } = options;
-  const read: string[] = [];
-  const model = typeof source === 'string' ? readModel(source, (file) => read.push(file)) : source;
+  const external: string[] = [];
+  const model = typeof source === 'string' ? readModel(source, (file) => external.push(file)) : source;
   if (output !== undefined) {
-    if (typeof source === 'string') read.push(source);
-    if (typeof calibration === 'string') read.push(calibration);
+    const read = [source, calibration, ...external].filter((path) => typeof path === 'string');
     refuseInputs(`output ${output}`, output, read);
     refuseInputs(`output ${output}, tensors in ${externalDataPath(output)}`, externalDataPath(output), read);
   }
   const runtime = lazyRuntime(runtimeId);
   const samples = calibration === undefined ? undefined : await samplesOf(model, calibration, preprocess);
-  const resources = openResources(model, read, output, {
+  const resources = openResources(model, output, {
     ...(workers === undefined ? {} : { workers }),
     ...(maxMemory === undefined ? {} : { maxMemory }),
     resume: resume === true,
     calibrates: samples !== undefined,
+    hasExternalData: external.length > 0,
   });
   let finished = false;
   try {
-    const result = await quantizeWith(
-      model,
-      { clock: () => performance.now(), ...rest, ...(samples ? { calibration: samples } : {}), ...resources },
-      runtime,
-    );
+    const { executor, memory, openStore } = resources;
+    const own = { executor, memory, openStore, ...(samples ? { calibration: samples } : {}) };
+    const result = await quantizeWith(model, { clock: () => performance.now(), ...rest, ...own }, runtime);
     if (output !== undefined) resources.write(result.model, output);
     finished = true;
     return output === undefined ? result : { ...result, model: readModel(output) };

@@ -2,16 +2,24 @@
 import { type ErrorCode, HalftoneError, isHalftoneError, messageOf } from '../base/errors.ts';
 
 /** Exit codes of the command line. Signals add 128 and their number, as shells do. */
-export const exitCodes = { ok: 0, failure: 1, usage: 2, accuracy: 3, interrupted: 130, terminated: 143 } as const;
+export const exitCodes = {
+  ok: 0,
+  failure: 1,
+  usage: 2,
+  accuracy: 3,
+  hungUp: 129,
+  interrupted: 130,
+  terminated: 143,
+} as const;
 
 /** The reason given to an AbortSignal when the user or the system asks the program to stop. */
 export class Interruption extends Error {
   readonly exitCode: number;
 
-  constructor(signal: 'SIGINT' | 'SIGTERM') {
-    super(signal === 'SIGINT' ? 'interrupted' : 'terminated');
+  constructor(signal: 'SIGINT' | 'SIGTERM' | 'SIGHUP') {
+    super({ SIGINT: 'interrupted', SIGTERM: 'terminated', SIGHUP: 'hung up' }[signal]);
     this.name = 'Interruption';
-    this.exitCode = signal === 'SIGINT' ? exitCodes.interrupted : exitCodes.terminated;
+    this.exitCode = { SIGINT: exitCodes.interrupted, SIGTERM: exitCodes.terminated, SIGHUP: exitCodes.hungUp }[signal];
   }
 }
 

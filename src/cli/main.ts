@@ -17,7 +17,7 @@ function endWithReader(stream: NodeJS.WriteStream): void {
  * keeps work that is going on from beginning its next step.
  */
 function stopOnSignals(controller: AbortController): void {
-  for (const name of ['SIGINT', 'SIGTERM'] as const) {
+  for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
     process.on(name, () => {
       const reason = new Interruption(name);
       controller.abort(reason);

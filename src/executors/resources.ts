@@ -1,6 +1,6 @@
 /** Node only: the threads, the memory and the disk that one quantization uses. */
-import { statSync } from 'node:fs';
-import { resolve } from 'node:path';
+import { createHash } from 'node:crypto';
+import { createRequire } from 'node:module';
 import { HalftoneError } from '../base/errors.ts';
 import { tensorBytes } from '../files/onnx/write.ts';
 import { type WrittenFiles, writeModel } from '../files/onnx/write-files.ts';
@@ -24,7 +24,7 @@ export interface ResourceOptions {
 export interface Resources {
   readonly executor: Executor;
   readonly openStore: (plan: Plan) => Store;
-  readonly memory: { readonly partBytes: number; readonly wholeBytes?: number };
+  readonly memory: { readonly partBytes: number; readonly wholeBytes?: number; readonly loweredBytes?: number };
   /**
    * Writes the result. Finished weights of large models are on the disk already, and become its external data: always with
    * `external`, and where the model has external data, too, or a GiB of tensors.
@@ -47,6 +47,8 @@ const copiesInJob = 4;
 const smallestPart = mebibyte;
 /** A weight that is worked on as a whole is there as read, as rows and as codes. */
 const copiesOfWhole = 3;
+/** Codes of a byte as they are stored, as they are numbered, in the tensor's order, and as they are written. */
+const copiesOfLowered = 0.8;
 
 /** Models with fewer bytes of weights are done before a second run could take anything over. */
 const storedFrom = 2 ** 26;
@@ -55,19 +57,26 @@ const storedFrom = 2 ** 26;
 const besideFrom = 2 ** 30;
 
 /**
- * Opens what a quantization of `model` needs. `paths` are the files that it was read from, `output` the one it goes to.
- * @throws HalftoneError `usage` when `maxMemory` is too little for it.
+ * Opens what a quantization of `model` needs; `output` is the file that it goes to.
+ * @throws HalftoneError `usage` when `maxMemory` is too little for it, or `workers` no number of workers.
  */
 export function openResources(
   model: Model,
-  paths: readonly string[],
   output: string | undefined,
-  options: ResourceOptions & { readonly calibrates: boolean },
+  options: ResourceOptions & {
+    /** Whether the model is run on samples. */
+    readonly calibrates: boolean;
+    /** Whether its tensors lie beside the file it was read from. */
+    readonly hasExternalData: boolean;
+  },
 ): Resources {
   const bytes = tensorBytes(model);
-  const { maxMemory } = options;
+  const { maxMemory, workers: wanted = defaultWorkers() } = options;
+  if (!Number.isInteger(wanted) || wanted < 1) {
+    throw new HalftoneError('usage', `workers: expected a whole number from 1 on, got ${wanted}`);
+  }
   if (options.calibrates && maxMemory !== undefined) refuseToRun(bytes, maxMemory);
-  const { workers, partBytes } = sharesOf(options.workers ?? defaultWorkers(), maxMemory);
+  const { workers, partBytes } = sharesOf(wanted, maxMemory);
   const executor = openExecutor(workers, bytes);
   let store: FileStore | undefined;
   // Who ends the process at once, as on ctrl-C, leaves nothing behind either.
@@ -77,19 +86,23 @@ export function openResources(
     executor,
     memory: {
       partBytes,
-      ...(maxMemory === undefined ? {} : { wholeBytes: Math.floor((maxMemory - baseBytes) / copiesOfWhole) }),
+      ...(maxMemory === undefined
+        ? {}
+        : {
+            wholeBytes: Math.floor((maxMemory - baseBytes - workers * workerBytes) / (copiesOfWhole * workers)),
+            loweredBytes: Math.floor((maxMemory - baseBytes) / copiesOfLowered),
+          }),
     },
     openStore(plan) {
       if (output === undefined || bytes < storedFrom) return memoryStore();
-      const files = paths.map((path) => {
-        const { size, mtimeMs } = statSync(path);
-        return [resolve(path), size, mtimeMs];
+      store = openFileStore(output, {
+        identity: { version, plan, tensors: identityOf(model) },
+        resume: options.resume === true,
       });
-      store = openFileStore(output, { identity: { plan, files }, resume: options.resume === true });
       return store;
     },
     write(result, path, { external = false } = {}) {
-      const beside = external || paths.length > 1 || bytes >= besideFrom;
+      const beside = external || options.hasExternalData || bytes >= besideFrom;
       return writeModel(result, path, {
         external: external || (store !== undefined && beside),
         ...(store && beside ? { data: store } : {}),
@@ -108,6 +121,27 @@ export function openResources(
       await executor.close();
     },
   };
+}
+
+const { version } = createRequire(import.meta.url)('../../package.json') as { version: string };
+
+/** What tells one model's tensors from another's: files and places in them, or a digest of what is in memory. */
+function identityOf(model: Model): unknown[] {
+  const identity: unknown[] = [];
+  for (const graph of model.graphs()) {
+    for (const { name, tensor } of graph.initializers) {
+      const range = tensor?.source?.range;
+      const digest = tensor && !range && createHash('sha256').update(tensor.bytes).digest('hex');
+      identity.push([name, range ?? digest]);
+    }
+    for (const node of graph.nodes) {
+      for (const attribute of node.attributes.values()) {
+        if (attribute.type === 'tensor')
+          identity.push(createHash('sha256').update(attribute.value.bytes).digest('hex'));
+      }
+    }
+  }
+  return identity;
 }
 
 /** As many workers, up to those asked for, as leave each a part of useful size. */

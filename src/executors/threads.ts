@@ -1,5 +1,6 @@
 /** Jobs on worker threads of Node. */
 import workerpool from 'workerpool';
+import { HalftoneError } from '../base/errors.ts';
 import type { Executor } from '../pipeline/executor.ts';
 import { type Answer, solveWith } from './exchange.ts';
 
@@ -13,6 +14,7 @@ export interface ThreadsOptions {
 /** Starts its workers at once: they load while the work is being planned. Call `close`, or the process does not end. */
 export function threadsExecutor({ workers, script }: ThreadsOptions): Executor {
   const pool = workerpool.pool(script, { maxWorkers: workers, workerType: 'thread' });
+  let isOpen = true;
   for (let worker = 0; worker < workers; worker++) {
     // A worker that cannot even load is found out, and reported, by its first job.
     pool.exec('load', []).catch(() => undefined);
@@ -20,9 +22,18 @@ export function threadsExecutor({ workers, script }: ThreadsOptions): Executor {
   return {
     workers,
     solve: (job, signal) =>
-      solveWith(({ message, transfer }) => pool.exec('solve', [message], { transfer }) as Promise<Answer>, job, signal),
+      solveWith(
+        ({ message, transfer }) => {
+          if (!isOpen)
+            throw new HalftoneError('usage', 'workers: expected jobs before they are closed, got one after it');
+          return pool.exec('solve', [message], { transfer }) as Promise<Answer>;
+        },
+        job,
+        signal,
+      ),
     rest: async () => void (await pool.terminate(true)),
     async close() {
+      isOpen = false;
       await pool.terminate(true);
     },
   };

@@ -38,11 +38,12 @@ export function lowerModel(planning: Planning, matrices: Matrices, store: Store 
     if (!quantize) continue;
     const matrix = matrices.get(weight.value.name);
     const isLarge = weight.tensor.source !== undefined || matrix?.stored !== undefined;
-    const before = isLarge ? new Set(model.graph.initializers) : undefined;
+    const { initializers } = weight.value.graph;
+    const before = isLarge ? new Set(initializers) : undefined;
     if (!matrix) {
       const scheme = parseScheme(quantize.scheme);
       if (formatOf(scheme.format).kind === 'float') results.push(storeFloat(weight, scheme));
-      if (before) putAway(model.graph.initializers, before, store);
+      if (before) putAway(initializers, before, store);
       continue;
     }
     switch (quantize.lowering) {
@@ -66,7 +67,7 @@ export function lowerModel(planning: Planning, matrices: Matrices, store: Store 
       default:
         integerWeights.set(weight.value, { weight, matrix });
     }
-    if (before) putAway(model.graph.initializers, before, store);
+    if (before) putAway(initializers, before, store);
   }
   for (const [node, parts] of recurrent) {
     const part = (input: number) => parts.find(({ weight }) => weight.use.input === input);

@@ -1,5 +1,6 @@
 /** Finished weights outside the JavaScript heap: in Blobs, which a browser keeps where it has room, on disk if need be. */
 import { blobSource } from '../files/blob-source.ts';
+import { concatenated } from '../tensor/pieces.ts';
 import type { ByteSource } from '../tensor/source.ts';
 import type { Store } from './store.ts';
 
@@ -37,6 +38,10 @@ export function blobStore(): Store {
       return inMemory.length === parts.length ? memorySource(inMemory) : blobSource(new Blob(parts));
     },
     align() {},
+    rewind(offset) {
+      while ((pieces.at(-1)?.offset ?? -1) >= offset) pieces.pop();
+      end = offset;
+    },
     find: () => undefined,
     finished() {},
   };
@@ -45,15 +50,4 @@ export function blobStore(): Store {
 function memorySource(parts: readonly Uint8Array[]): ByteSource {
   const bytes = concatenated(parts);
   return { byteLength: bytes.byteLength, read: (start, end) => bytes.subarray(start, end) };
-}
-
-function concatenated(parts: readonly Uint8Array[]): Uint8Array {
-  if (parts.length === 1) return parts[0];
-  const bytes = new Uint8Array(parts.reduce((sum, { byteLength }) => sum + byteLength, 0));
-  let position = 0;
-  for (const part of parts) {
-    bytes.set(part, position);
-    position += part.byteLength;
-  }
-  return bytes;
 }

@@ -18,7 +18,7 @@ const place = () => join(folder, `${count++}.onnx`);
 function weight(store: Store, tensor: string, bytes: readonly number[]): FinishedWeight {
   const codes = [store.append(Uint8Array.from(bytes)), bytes.length] as const;
   const scales = [store.append(Uint8Array.of(7, 7)), 2] as const;
-  return { tensor, scheme: 'int8', sqnr: 30, codes, scales, zeroPoints: 0 };
+  return { tensor, scheme: 'int8', energy: 30, error: 1, codes, scales, zeroPoints: 0 };
 }
 
 describe.each([

@@ -4,6 +4,7 @@ import {
   appendFileSync,
   closeSync,
   existsSync,
+  fdatasync,
   fstatSync,
   fsyncSync,
   ftruncateSync,
@@ -13,6 +14,7 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs';
+import { resolve } from 'node:path';
 import { HalftoneError, isHalftoneError, messageOf } from '../base/errors.ts';
 import { readFully } from '../files/file-source.ts';
 import { type DataFile, externalAlignment } from '../files/onnx/write-files.ts';
@@ -61,10 +63,11 @@ export function openFileStore(output: string, { identity, resume = false }: File
   const header: Header = { halftone: 'journal', fingerprint, process: process.pid, ...(started ? { started } : {}) };
   return guarded(output, () => {
     const earlier = readJournal(paths.journal);
-    if (earlier && isAlive(earlier.header)) {
+    const own = resolve(output);
+    if (openOutputs.has(own) || (earlier && isAlive(earlier.header))) {
       throw new HalftoneError(
         'usage',
-        `${output}: expected to be the only one that writes it, got process ${earlier.header.process} at work on it; ` +
+        `${output}: expected to be the only one that writes it, got process ${earlier?.header.process ?? process.pid} at work on it; ` +
           `wait for it, or delete "${paths.journal}" if it is something else`,
       );
     }
@@ -77,11 +80,20 @@ export function openFileStore(output: string, { identity, resume = false }: File
     }
     const goesOn = resume && earlier !== undefined && existsSync(paths.data);
     const descriptor = openSync(paths.data, goesOn ? 'r+' : 'w+');
-    const { size } = fstatSync(descriptor);
-    const finished = goesOn ? wholeWeights(earlier.weights, size) : [];
-    let end = Math.max(0, ...finished.flatMap(rangesOf).map(([offset, byteLength]) => offset + byteLength));
-    ftruncateSync(descriptor, end);
-    writeFileSync(paths.journal, [header, ...finished].map((line) => `${JSON.stringify(line)}\n`).join(''));
+    let finished: FinishedWeight[] = [];
+    let end = 0;
+    try {
+      finished = goesOn ? wholeWeights(earlier.weights, fstatSync(descriptor).size) : [];
+      for (const [offset, byteLength] of finished.flatMap(rangesOf)) end = Math.max(end, offset + byteLength);
+      ftruncateSync(descriptor, end);
+      writeFileSync(paths.journal, [header, ...finished].map((line) => `${JSON.stringify(line)}\n`).join(''));
+    } catch (error) {
+      closeSync(descriptor);
+      if (!goesOn) rmSync(paths.data, { force: true });
+      throw error;
+    }
+    openOutputs.add(own);
+    const journal = new Journal(paths.journal, descriptor);
     const known = new Map(finished.map((weight) => [weight.tensor, weight]));
     const offsets = new WeakMap<ByteSource, number>();
     let isOpen = true;
@@ -92,8 +104,9 @@ export function openFileStore(output: string, { identity, resume = false }: File
       append(bytes) {
         const offset = end;
         guarded(output, () => {
+          journal.check();
           for (let done = 0; done < bytes.byteLength; ) {
-            done += writeSync(descriptor, bytes, done, bytes.byteLength - done, offset + done);
+            done += writeSync(descriptor, bytes, done, Math.min(bytes.byteLength - done, 2 ** 30), offset + done);
           }
         });
         end += bytes.byteLength;
@@ -101,6 +114,9 @@ export function openFileStore(output: string, { identity, resume = false }: File
       },
       align() {
         end = Math.ceil(end / externalAlignment) * externalAlignment;
+      },
+      rewind(offset) {
+        end = offset;
       },
       get byteLength() {
         return end;
@@ -134,18 +150,79 @@ export function openFileStore(output: string, { identity, resume = false }: File
         return source;
       },
       find: (tensor) => known.get(tensor),
-      finished(weight) {
-        guarded(output, () => appendFileSync(paths.journal, `${JSON.stringify(weight)}\n`));
-      },
+      finished: (weight) => journal.add(weight),
       close({ keep }) {
         if (!isOpen) return;
         isOpen = false;
+        openOutputs.delete(own);
+        journal.close({ keep });
         closeSync(descriptor);
         if (keep) return;
         for (const path of [paths.journal, paths.data]) rmSync(path, { force: true });
       },
     };
   });
+}
+
+/** Outputs that this process is at work on. */
+const openOutputs = new Set<string>();
+
+/** Lists finished weights, each when its bytes have reached the disk: then not even a power cut leaves it half there. */
+class Journal {
+  readonly #path: string;
+  readonly #descriptor: number;
+  #waiting: FinishedWeight[] = [];
+  /** What the round that is under way brings to the disk. */
+  #underWay: FinishedWeight[] = [];
+  #isSyncing = false;
+  #failure: unknown;
+  #isOpen = true;
+
+  constructor(path: string, descriptor: number) {
+    this.#path = path;
+    this.#descriptor = descriptor;
+  }
+
+  add(weight: FinishedWeight): void {
+    this.#waiting.push(weight);
+    this.#sync();
+  }
+
+  /** @throws what went wrong since, on a disk that is full for example. */
+  check(): void {
+    if (this.#failure) throw this.#failure;
+  }
+
+  close({ keep }: { keep: boolean }): void {
+    this.#isOpen = false;
+    if (!keep || this.#failure) return;
+    fsyncSync(this.#descriptor);
+    this.#write([...this.#underWay, ...this.#waiting]);
+  }
+
+  /** While one round is under way the next ones gather. */
+  #sync(): void {
+    if (this.#isSyncing || this.#waiting.length === 0) return;
+    this.#isSyncing = true;
+    this.#underWay = this.#waiting;
+    this.#waiting = [];
+    fdatasync(this.#descriptor, (error) => {
+      this.#isSyncing = false;
+      if (!this.#isOpen) return;
+      try {
+        if (error) throw error;
+        this.#write(this.#underWay);
+      } catch (cause) {
+        this.#failure = cause;
+      }
+      this.#underWay = [];
+      this.#sync();
+    });
+  }
+
+  #write(weights: readonly FinishedWeight[]): void {
+    appendFileSync(this.#path, weights.map((weight) => `${JSON.stringify(weight)}\n`).join(''));
+  }
 }
 
 function guarded<T>(output: string, work: () => T): T {

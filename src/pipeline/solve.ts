@@ -31,6 +31,8 @@ export interface SolveWeightsOptions {
   readonly partBytes?: number;
   /** Float32 bytes of a weight that can only be worked on as a whole. Default: any. */
   readonly wholeBytes?: number;
+  /** Float32 bytes of a weight whose codes can only be written as a whole, which takes less room. Default: any. */
+  readonly loweredBytes?: number;
   /** Tensors finished, of all; and the bytes of float weights that have been read. */
   readonly onProgress?: (done: number, total: number, tensor: string, bytes: number, totalBytes: number) => void;
   readonly signal?: AbortSignal;
@@ -65,8 +67,9 @@ export async function solveWeights(planning: Planning, options: SolveWeightsOpti
     const jobs = known ? [] : jobsOf(weight, plan, planning.plan.recipe, options);
     return [{ weight, plan, jobs }];
   });
-  const totalBytes = tasks.reduce((sum, { weight }) => sum + weight.tensor.byteLength, 0);
-  let bytes = 0;
+  const bytesOf = (some: readonly Task[]) => some.reduce((sum, { weight }) => sum + weight.tensor.byteLength, 0);
+  const totalBytes = bytesOf(tasks);
+  let bytes = bytesOf(tasks.filter(({ plan }) => store.find(plan.tensor)));
   const report = (done: number, tensor: string) => options.onProgress?.(done, tasks.length, tensor, bytes, totalBytes);
 
   const parts = inOrder(
@@ -90,8 +93,8 @@ export async function solveWeights(planning: Planning, options: SolveWeightsOpti
         if (collected.isMixed) await collected.again(inOrder(executor, jobs.map(withFloatScales), signal));
         finished = collected.finish();
         store.finished(finished);
-      } else bytes += weight.tensor.byteLength;
-      const { scheme, sqnr, left } = finished;
+      }
+      const { scheme, energy, error, left } = finished;
       if (left !== undefined) {
         results.push({ tensor: plan.tensor, left });
         continue;
@@ -99,7 +102,7 @@ export async function solveWeights(planning: Planning, options: SolveWeightsOpti
       const matrix = matrixOf(weight, finished, store);
       const integer = plan.quantize?.lowering === 'qdq' || plan.quantize?.lowering === 'qoperator';
       matrices.set(plan.tensor, integer ? withBiasRoom(weight, matrix, planning) : matrix);
-      results.push({ tensor: plan.tensor, scheme, sqnr });
+      results.push({ tensor: plan.tensor, scheme, sqnr: decibels(energy, error) });
     }
   } finally {
     await parts.return(undefined);
@@ -112,7 +115,11 @@ function jobsOf(
   weight: Weight,
   plan: WeightPlan,
   recipe: Recipe,
-  { partBytes = defaultPartBytes, wholeBytes = Number.POSITIVE_INFINITY }: SolveWeightsOptions,
+  {
+    partBytes = defaultPartBytes,
+    wholeBytes = Number.POSITIVE_INFINITY,
+    loweredBytes = Number.POSITIVE_INFINITY,
+  }: SolveWeightsOptions,
 ): SolveJob[] {
   const { tensor, use } = weight;
   const { quantize } = plan;
@@ -120,8 +127,8 @@ function jobsOf(
   const { rows, columns, permutation, rowAxes } = use.view;
   const integer = quantize.lowering === 'qdq' || quantize.lowering === 'qoperator' || quantize.lowering === 'dynamic';
   const isBlocked = quantize.lowering === 'matmul-nbits' || quantize.lowering === 'gather-block';
-  if (!isBlocked && rows * columns * 4 > wholeBytes * wholeLowered)
-    refuseWhole(plan, rows * columns * 4, wholeBytes * wholeLowered);
+  const floatBytes = rows * columns * 4;
+  if (!isBlocked && floatBytes > loweredBytes) refuseWhole(plan, floatBytes, loweredBytes, `as ${quantize.lowering}`);
   const { source } = tensor;
   const job = {
     tensor: plan.tensor,
@@ -143,7 +150,8 @@ function jobsOf(
     parseScheme(quantize.scheme).granularity.kind === 'tensor' ||
     !canSplit(use.view) ||
     (inMemory && !isRowMajor(use.view));
-  if (whole && rows * columns * 4 > Math.max(wholeBytes, partBytes)) refuseWhole(plan, rows * columns * 4, wholeBytes);
+  const most = Math.max(wholeBytes, partBytes);
+  if (whole && floatBytes > most) refuseWhole(plan, floatBytes, most, 'read');
   const step = whole ? rows : Math.max(8, Math.floor(partBytes / (columns * 4) / 8) * 8);
   const rowBytes = tensor.byteLength / rows;
   const jobs: SolveJob[] = [];
@@ -165,14 +173,12 @@ function jobsOf(
   return jobs;
 }
 
-/** Codes take less room than the values that they are found for: so much larger weights can be written whole. */
-const wholeLowered = 4;
-
-function refuseWhole({ tensor, quantize }: WeightPlan, bytes: number, limit: number): never {
+function refuseWhole({ tensor, quantize }: WeightPlan, bytes: number, limit: number, how: string): never {
   throw new HalftoneError(
     'usage',
-    `weight "${tensor}": expected at most ${Math.floor(limit)} bytes in so little memory, got ${bytes} that ` +
-      `${quantize?.scheme} as ${quantize?.lowering} needs together; allow more memory, or use scales per block`,
+    `weight "${tensor}": expected at most ${Math.floor(limit)} bytes of float32 in so little memory, got ${bytes} that ` +
+      `${quantize?.scheme} needs together ${how === 'read' ? 'to choose its grids' : `to be written ${how}`}; ` +
+      'allow more memory, leave it out, or use MatMulNBits blocks',
     { fields: { tensor } },
   );
 }
@@ -232,6 +238,7 @@ class Collected {
   }
 
   async again(parts: AsyncIterable<SolvedPart>): Promise<void> {
+    this.#giveUp();
     this.#parts = [];
     this.#codesAt = undefined;
     this.#codesBytes = 0;
@@ -241,23 +248,29 @@ class Collected {
   finish(): FinishedWeight {
     const sum = (pick: (part: SolvedPart) => number) => this.#parts.reduce((total, part) => total + pick(part), 0);
     const { tensor } = this.#plan;
+    const { scheme, zeroPoints: zero } = this.#parts[0];
     const notFinite = sum((part) => part.notFinite);
-    const zero = this.#parts[0].zeroPoints;
+    if (notFinite > 0) {
+      this.#giveUp();
+      const left = `${notFinite} of its numbers are NaN or infinite`;
+      return { tensor, scheme, energy: 0, error: 0, left, codes: [0, 0], scales: [0, 0], zeroPoints: 0 };
+    }
     const same = typeof zero === 'number' && this.#parts.every(({ zeroPoints }) => zeroPoints === zero);
+    const { scaleType } = parseScheme(scheme);
     return {
       tensor,
-      scheme: this.#parts[0].scheme,
-      sqnr: decibels(
-        sum(({ energy }) => energy),
-        sum(({ error }) => error),
-      ),
-      ...(notFinite > 0 ? { left: `${notFinite} of its numbers are NaN or infinite` } : {}),
+      scheme,
+      energy: sum(({ energy }) => energy),
+      error: sum(({ error }) => error),
       codes: [this.#codesAt ?? 0, this.#codesBytes],
       scales: this.#keep(this.#parts.map(({ scales }) => scales)),
-      zeroPoints: same
-        ? zero
-        : this.#keep(this.#parts.map((part) => zeroPointBytes(part, parseScheme(part.scheme).scaleType))),
+      zeroPoints: same ? zero : this.#keep(this.#parts.map((part) => zeroPointBytes(part, scaleType))),
     };
+  }
+
+  /** Nothing of what will not be used stays in the store: what is written must not depend on how weights were cut. */
+  #giveUp(): void {
+    if (this.#codesAt !== undefined) this.#store.rewind(this.#codesAt);
   }
 
   #keep(pieces: readonly Uint8Array[]): StoredRange {

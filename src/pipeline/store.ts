@@ -5,7 +5,9 @@ import type { ByteSource } from '../tensor/source.ts';
 export interface FinishedWeight {
   readonly tensor: string;
   readonly scheme: string;
-  readonly sqnr: number;
+  /** Σ value² and Σ (value − quantized value)². */
+  readonly energy: number;
+  readonly error: number;
   /** Set where the weight stays as it is. */
   readonly left?: string;
   readonly codes: StoredRange;
@@ -20,10 +22,12 @@ export interface Store {
   append(bytes: Uint8Array): number;
   /** Makes the next bytes begin where those of a tensor may, in a file of external data. */
   align(): void;
+  /** Gives up what was put in from an offset on. */
+  rewind(offset: number): void;
   range(range: StoredRange): ByteSource;
   /** A weight that an interrupted run has finished. */
   find(tensor: string): FinishedWeight | undefined;
-  /** Notes that a weight is finished, for a run that resumes this one. */
+  /** Notes that a weight is finished, for a run that resumes this one. It may take a while until that is on the disk. */
   finished(weight: FinishedWeight): void;
 }
 
@@ -49,6 +53,10 @@ export function memoryStore(): Store {
       return end - bytes.byteLength;
     },
     align() {},
+    rewind(offset) {
+      while ((chunks.at(-1)?.offset ?? -1) >= offset) chunks.pop();
+      end = offset;
+    },
     range: ([offset, byteLength]) => ({
       byteLength,
       read: (start = 0, stop = byteLength) => read(offset + start, offset + stop),

@@ -16,7 +16,7 @@ import {
   type Recipe,
   type RecipeInput,
 } from '../../pipeline/recipe.ts';
-import { enforce, judgeBy, printComparison } from '../comparison.ts';
+import { enforce, type Gate, judgeBy, printComparison } from '../comparison.ts';
 import { usage } from '../failure.ts';
 import { checkOutput, inputPaths, writeText } from '../files.ts';
 import { bytes, jsonText, plural } from '../numbers.ts';
@@ -105,11 +105,12 @@ export async function quantizeCommand(
     return;
   }
   const { workers, maxMemory, resume } = options;
-  const resources = openResources(model, [path, ...external], options.output, {
+  const resources = openResources(model, options.output, {
     ...(workers === undefined ? {} : { workers }),
     ...(maxMemory === undefined ? {} : { maxMemory }),
     resume: resume === true,
     calibrates: data !== undefined,
+    hasExternalData: external.length > 0,
   });
   const { executor, memory, openStore } = resources;
   let finished = false;
@@ -118,14 +119,15 @@ export async function quantizeCommand(
       quantizeModel(model, { ...settings, executor, memory, openStore }, runtime),
     );
     const all = resources.leftover ? [...notes, resources.leftover] : notes;
-    writeResult(path, quantized, resources, all, options, terminal);
+    const gate = writeResult(path, quantized, resources, all, options, terminal);
     finished = true;
+    enforce(gate, '; nothing was written');
   } finally {
     await resources.close({ keep: !finished && resume === true });
   }
 }
 
-/** Writes the model and its report, and prints what was done. @throws HalftoneError `accuracy` for the gate. */
+/** Writes the model and its report unless the gate is shut, and prints what was done. */
 function writeResult(
   path: string,
   { model, report }: Quantized,
@@ -133,7 +135,7 @@ function writeResult(
   notes: readonly string[],
   options: QuantizeCommandOptions,
   terminal: Terminal,
-): void {
+): Gate | undefined {
   const gate =
     options.minSqnr !== undefined && report.comparison ? judgeBy(options.minSqnr, report.comparison) : undefined;
   terminal.signal.throwIfAborted();
@@ -157,7 +159,7 @@ function writeResult(
       printComparison(report.comparison, title, options.verbose === true, terminal);
     }
   }
-  enforce(gate, '; nothing was written');
+  return gate;
 }
 
 function comparedOn(samples: number, data: string, notes: readonly string[]): string {

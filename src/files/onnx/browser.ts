@@ -1,8 +1,8 @@
 /** Models as a browser holds them: read from Files by ranges, written as Blobs. */
 import { HalftoneError } from '../../base/errors.ts';
 import type { Model } from '../../graph/model.ts';
-import type { ByteSource } from '../../tensor/source.ts';
 import { blobSource } from '../blob-source.ts';
+import { ExternalRanges } from './external-ranges.ts';
 import { readOnnxFile } from './file.ts';
 import { lazyBytes } from './skeleton.ts';
 import type { ExternalData } from './tensor-proto.ts';
@@ -35,48 +35,26 @@ export function writeModel(model: Model): Blob {
   return new Blob(parts, { type: 'application/octet-stream' });
 }
 
-/**
- * Small tensors may share bytes of an external file, but all of them together must not exceed this many times its size: a
- * small file cannot claim much memory.
- */
-const maxSharing = 4;
-
 /** External data in the files of these names; folders in front of a name do not count, as a page is not told them. */
 function externalFiles(files: readonly File[]): ExternalData {
-  const byName = new Map(files.map((file) => [file.name, file]));
-  const ranges = new Map<string, Uint8Array | ByteSource>();
-  const claimed = new Map<File, number>();
+  const byName = new Map(files.map((file) => [file.name, { file, ranges: new ExternalRanges(file.size) }]));
   return {
     read(location, offset, length, tensor) {
-      const fail = (code: 'missing-data' | 'invalid-file', expected: string, got: string) =>
-        new HalftoneError(code, `tensor "${tensor}": expected ${expected}, got ${got}`, {
-          fields: { tensor, location, offset },
-        });
       const name = location.slice(location.lastIndexOf('/') + 1);
-      const file = byName.get(name);
-      if (!file) {
+      const chosen = byName.get(name);
+      if (!chosen) {
         const given = [...byName.keys()].join(', ') || 'no such file';
-        throw fail('missing-data', `external data in a file "${name}"`, `${given}; choose that file, too`);
+        throw new HalftoneError(
+          'missing-data',
+          `tensor "${tensor}": expected external data in a file "${name}", got ${given}; choose that file, too`,
+          { fields: { tensor, location, offset } },
+        );
       }
-      const bytes = `${length} bytes at offset ${offset} of "${name}"`;
-      if (offset + length > file.size) {
-        throw fail('missing-data', bytes, `a file of ${file.size} bytes; fetch the file again`);
-      }
-      const key = `${offset}:${length}:${name}`;
-      const known = ranges.get(key);
-      if (known) return known;
-      let data: Uint8Array | ByteSource = blobSource(file, offset, length);
-      if (length < lazyBytes) {
-        const total = (claimed.get(file) ?? 0) + length;
-        claimed.set(file, total);
-        if (total > maxSharing * file.size) {
-          const got = `ones that overlap to more than ${maxSharing} times its ${file.size} bytes`;
-          throw fail('invalid-file', `tensors of their own in "${name}"`, got);
-        }
-        data = data.read();
-      }
-      ranges.set(key, data);
-      return data;
+      const { file, ranges } = chosen;
+      return ranges.take({ tensor, location: name, offset, length }, () => {
+        const source = blobSource(file, offset, length);
+        return length < lazyBytes ? source.read() : source;
+      });
     },
   };
 }

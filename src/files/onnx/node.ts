@@ -3,8 +3,8 @@ import { closeSync, fstatSync, openSync, readFileSync, realpathSync, statSync } 
 import { dirname, isAbsolute, relative, resolve, sep } from 'node:path';
 import { HalftoneError, messageOf } from '../../base/errors.ts';
 import type { Model } from '../../graph/model.ts';
-import type { ByteSource } from '../../tensor/source.ts';
 import { type FileIdentity, fileSource, identityOf, readFully } from '../file-source.ts';
+import { ExternalRanges } from './external-ranges.ts';
 import { readOnnxFile } from './file.ts';
 import { readOnnx } from './read.ts';
 import { lazyBytes } from './skeleton.ts';
@@ -58,18 +58,10 @@ function unreadable(path: string, error: unknown): HalftoneError {
   });
 }
 
-/**
- * Tensors may share bytes of an external file, but all ranges together must not exceed this many times its size: a small
- * file cannot claim much memory.
- */
-const maxSharing = 4;
-
 interface ExternalFile {
   readonly descriptor: number;
   readonly file: FileIdentity;
-  /** `offset:length` → bytes: tensors that name the same range share them. */
-  readonly ranges: Map<string, Uint8Array | ByteSource>;
-  claimed: number;
+  readonly ranges: ExternalRanges;
 }
 
 /** Reads ranges of files inside `folder`; a location that leads outside, also through a link, is refused. */
@@ -78,48 +70,25 @@ export function openExternalData(folder: string, onOpen?: (path: string) => void
   const fileOf = (location: string, tensor: string): ExternalFile => {
     const known = files.get(location);
     if (known) return known;
-    const file: ExternalFile = { ...openInside(folder, location, tensor), ranges: new Map(), claimed: 0 };
+    const opened = openInside(folder, location, tensor);
+    const file: ExternalFile = { ...opened, ranges: new ExternalRanges(opened.file.size) };
     files.set(location, file);
     onOpen?.(resolve(folder, location));
     return file;
   };
   return {
-    read(location, offset, wanted, tensor) {
-      const fields = { tensor, location, offset };
-      const external = fileOf(location, tensor);
-      const { file, ranges } = external;
-      const { size } = file;
-      if (offset + wanted > size) {
+    read(location, offset, length, tensor) {
+      const { descriptor, file, ranges } = fileOf(location, tensor);
+      return ranges.take({ tensor, location, offset, length }, () => {
+        if (length >= lazyBytes) return fileSource(file, offset, length);
+        const bytes = new Uint8Array(length);
+        if (readFully(descriptor, bytes, offset) === length) return bytes;
         throw new HalftoneError(
           'missing-data',
-          `tensor "${tensor}": expected ${wanted} bytes at offset ${offset} of "${location}", got a file of ${size} bytes; ` +
-            'fetch the file again',
-          { fields },
+          `tensor "${tensor}": expected ${length} bytes of "${location}", got fewer; fetch the file again`,
+          { fields: { tensor, location, offset } },
         );
-      }
-      const key = `${offset}:${wanted}`;
-      const shared = ranges.get(key);
-      if (shared) return shared;
-      external.claimed += wanted;
-      if (external.claimed > maxSharing * size) {
-        throw new HalftoneError(
-          'invalid-file',
-          `tensor "${tensor}": expected tensors of their own in "${location}", got ones that overlap to more than ${maxSharing} times its ${size} bytes`,
-          { fields },
-        );
-      }
-      const bytes = wanted >= lazyBytes ? fileSource(file, offset, wanted) : new Uint8Array(wanted);
-      if (bytes instanceof Uint8Array && readFully(external.descriptor, bytes, offset) < wanted) {
-        throw new HalftoneError(
-          'missing-data',
-          `tensor "${tensor}": expected ${wanted} bytes of "${location}", got fewer`,
-          {
-            fields,
-          },
-        );
-      }
-      ranges.set(key, bytes);
-      return bytes;
+      });
     },
     close() {
       for (const file of files.values()) closeSync(file.descriptor);

@@ -3,6 +3,7 @@
  * large tensors, which become external data of the file itself. (Protocol Buffers, "Encoding"; field numbers: onnx.proto.)
  */
 import { HalftoneError } from '../../base/errors.ts';
+import { concatenated } from '../../tensor/pieces.ts';
 import type { ByteSource } from '../../tensor/source.ts';
 
 /** The location that stands for the file itself. No path can hold a NUL. */
@@ -29,14 +30,7 @@ const dataLocationField = 14;
 /** The file's message without the raw data of tensors of at least `threshold` bytes, as bytes to decode. */
 export function readSkeleton(file: ByteSource, threshold = lazyBytes): Uint8Array {
   const walk = new Walk(file, threshold);
-  const pieces = walk.message('model', 0, file.byteLength, 0);
-  const bytes = new Uint8Array(lengthOf(pieces));
-  let position = 0;
-  for (const piece of pieces) {
-    bytes.set(piece, position);
-    position += piece.byteLength;
-  }
-  return bytes;
+  return concatenated(walk.message('model', 0, file.byteLength, 0));
 }
 
 /** Messages nest deeper only in files made to exhaust the stack. */

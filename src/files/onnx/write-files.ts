@@ -76,7 +76,10 @@ export function writeModel(model: Model, path: string, options: WriteFileOptions
   refuseSpecial(path, path);
   try {
     const sink = data ? adding(data, dataPath) : external ? new DataFiles(path, open, chunkBytes) : undefined;
-    if (data) targets.push(dataPath);
+    if (data) {
+      refuseSpecial(dataPath, dataPath);
+      targets.push(dataPath);
+    }
     try {
       const { parts } = modelParts(model, sink ? { external: sink } : {});
       data?.finish();
@@ -218,7 +221,7 @@ function moveIntoPlace(targets: readonly string[], temporary: (target: string) =
       placed.push(target);
     }
   } catch (error) {
-    if (targets.length > 1) for (const target of placed) rmSync(target, { force: true });
+    if (targets.length > 1) for (const target of placed) renameSync(target, temporary(target));
     for (const target of [...aside].reverse()) if (existsSync(before(target))) renameSync(before(target), target);
     throw error;
   }
