@@ -1,10 +1,10 @@
 /** Finds out whether samples may run together: a free leading axis is declared easily, and kept seldom throughout. */
 import { HalftoneError } from '../base/errors.ts';
-import { writeOnnx } from '../files/onnx/write.ts';
 import type { Model } from '../graph/model.ts';
 import type { Feeds, Runtime, Session } from '../runtime/runtime.ts';
 import type { Samples } from '../samples/sample.ts';
 import { batches, take } from '../samples/select.ts';
+import { runnableBytes } from './runnable.ts';
 
 /**
  * The samples in batches of `size`, where the model takes them: every input leaves its leading axis free, under one
@@ -14,7 +14,7 @@ export async function batchesFor(model: Model, samples: Samples, size: number, r
   const leading = model.graph.inputs.filter((input) => !input.tensor).map((input) => input.type?.shape?.[0]);
   const isDeclared = model.graph.inputs.every((input) => input.tensor || (input.type?.shape?.length ?? 0) > 0);
   if (!isDeclared || leading.some((axis) => typeof axis === 'number') || new Set(leading).size > 1) return samples;
-  const session = await runtime.open(writeOnnx(model));
+  const session = await runtime.open(runnableBytes(model));
   try {
     const single = await firstOf(take(samples, 1));
     const pair = await firstOf(batches(take(samples, 2), 2));

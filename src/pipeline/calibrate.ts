@@ -1,6 +1,5 @@
 /** Runs the float model on samples and watches its tensors. One batch of activations is held at a time, never more. */
 
-import { writeOnnx } from '../files/onnx/write.ts';
 import type { Graph } from '../graph/graph.ts';
 import type { Model } from '../graph/model.ts';
 import type { Value } from '../graph/value.ts';
@@ -14,6 +13,7 @@ import {
   statisticOf,
 } from '../statistics/index.ts';
 import type { Tensor } from '../tensor/tensor.ts';
+import { runnableBytes } from './runnable.ts';
 import { subModel } from './sub-model.ts';
 
 /** What to collect of one value. Per-channel statistics need the axis that counts channels. */
@@ -137,7 +137,7 @@ function openSlice(
   options: CalibrateOptions,
 ): Promise<Session> {
   const outputs = names.map((name) => values.get(name)).filter((value): value is Value => value !== undefined);
-  const bytes = writeOnnx(subModel(model, outputs));
+  const bytes = runnableBytes(subModel(model, outputs));
   return runtime.open(bytes, options.threads ? { threads: options.threads } : {});
 }
 

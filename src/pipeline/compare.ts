@@ -1,6 +1,5 @@
 /** Runs the float and the quantized model on the same samples and says what was lost and gained. */
 import { HalftoneError } from '../base/errors.ts';
-import { writeOnnx } from '../files/onnx/write.ts';
 import type { Model } from '../graph/model.ts';
 import type { Value } from '../graph/value.ts';
 import { createErrorMeter, type ErrorMeter, type ErrorSummary } from '../metrics/error.ts';
@@ -9,6 +8,7 @@ import type { Feeds, Runtime, Session } from '../runtime/runtime.ts';
 import type { Samples } from '../samples/sample.ts';
 import { expectedBytes, slicesOf, valuesByName } from './calibrate.ts';
 import { checkInterfaces, checkLabels } from './comparable.ts';
+import { runnableBytes } from './runnable.ts';
 import { subModel } from './sub-model.ts';
 
 export interface LayerError extends ErrorSummary {
@@ -74,8 +74,8 @@ const layerBudget = 128 * 2 ** 20;
 
 /**
  * Compares two models with the same inputs. Layers are matched by the names of their results.
- * @throws HalftoneError `usage` when inputs or outputs differ or labels are no classes, `runtime` when a model does not
- * load or run.
+ * @throws HalftoneError `usage` when inputs or outputs differ or labels are no classes, `unsupported` when a model has
+ * 2 GiB of tensors, `runtime` when one does not load or run.
  */
 export async function compare(
   float: Model,
@@ -84,8 +84,8 @@ export async function compare(
   runtime: Runtime,
   options: CompareOptions = {},
 ): Promise<Comparison> {
-  const floatBytes = writeOnnx(float);
-  const quantizedBytes = writeOnnx(quantized);
+  const floatBytes = runnableBytes(float);
+  const quantizedBytes = runnableBytes(quantized);
   const session = {
     ...(options.threads ? { threads: options.threads } : {}),
     ...(options.config ? { config: options.config } : {}),
@@ -210,8 +210,8 @@ async function compareLayers(
   for (const slice of await slices(float, names, left, runtime, settings)) {
     const values = (from: ReadonlyMap<string, Value>) =>
       slice.map((name) => from.get(name)).filter((value): value is Value => !!value);
-    const a = await runtime.open(writeOnnx(subModel(float, values(left))), settings);
-    const b = await runtime.open(writeOnnx(subModel(quantized, values(right))), settings);
+    const a = await runtime.open(runnableBytes(subModel(float, values(left))), settings);
+    const b = await runtime.open(runnableBytes(subModel(quantized, values(right))), settings);
     const meters = new Map<string, ErrorMeter>();
     try {
       let count = 0;
@@ -250,7 +250,10 @@ async function slices(
 ): Promise<string[][]> {
   if (names.length === 0) return [];
   const outputs = names.map((name) => values.get(name)).filter((value): value is Value => !!value);
-  const session = await runtime.open(writeOnnx(subModel(model, outputs)), { ...settings, optimization: 'disabled' });
+  const session = await runtime.open(runnableBytes(subModel(model, outputs)), {
+    ...settings,
+    optimization: 'disabled',
+  });
   const sizes = new Map(session.outputs.map((output) => [output.name, expectedBytes(output, new Map())]));
   await session.close();
   return slicesOf(names, sizes, layerBudget);

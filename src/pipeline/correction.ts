@@ -10,7 +10,6 @@
  * weights would give on the same inputs.
  */
 import { HalftoneError } from '../base/errors.ts';
-import { writeOnnx } from '../files/onnx/write.ts';
 import { formatOf } from '../formats/index.ts';
 import type { QuantizedMatrix } from '../formats/quantized.ts';
 import type { Model } from '../graph/model.ts';
@@ -25,6 +24,7 @@ import { floatToHalf, halfToFloat } from '../tensor/half.ts';
 import { Tensor } from '../tensor/tensor.ts';
 import { channelLayout, type Need, type Statistics } from './calibrate.ts';
 import type { Planning, WeightPlan } from './plan.ts';
+import { runnableBytes } from './runnable.ts';
 import type { Simulation } from './simulate.ts';
 import { subModel } from './sub-model.ts';
 
@@ -218,7 +218,7 @@ async function measure(
   }));
   const watches = parts.flatMap(({ result, plain, twin }) => (twin ? [result, plain, twin] : [result]));
   try {
-    const bytes = writeOnnx(subModel(simulation.model, [...new Set(watches.map(({ value }) => value))]));
+    const bytes = runnableBytes(subModel(simulation.model, [...new Set(watches.map(({ value }) => value))]));
     const session = await runtime.open(bytes, options.threads ? { threads: options.threads } : {});
     try {
       for await (const feeds of samples) {

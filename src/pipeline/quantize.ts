@@ -1,6 +1,6 @@
 /** The whole way from a float model to a quantized one with its report: seven steps, each a plain value. */
 import { HalftoneError } from '../base/errors.ts';
-import { serializedBytes, writeOnnx } from '../files/onnx/write.ts';
+import { serializedBytes } from '../files/onnx/write.ts';
 import { inferDtypes } from '../graph/dtypes.ts';
 import type { Model } from '../graph/model.ts';
 import { quantizeBiases } from '../lowerings/qdq.ts';
@@ -32,6 +32,7 @@ import { cloneModel, prepare } from './prepare.ts';
 import { refuseQuantized } from './quantized-operators.ts';
 import { hasStaticActivations, makeRecipe, type Recipe, type RecipeInput, recipeKeys } from './recipe.ts';
 import type { Report, WeightResult } from './report.ts';
+import { refuseTooLargeToRun, runnableBytes } from './runnable.ts';
 import { type Matrices, simulate } from './simulate.ts';
 import { type SolveWeightsOptions, solveWeights } from './solve.ts';
 import { memoryStore, type Store } from './store.ts';
@@ -122,6 +123,7 @@ function recipeOf(options: QuantizeOptions): Recipe {
 export async function quantizeModel(model: Model, options: QuantizeOptions, runtime: Runtime): Promise<Quantized> {
   if (!options.allowQuantized) refuseQuantized(model);
   const recipe = recipeOf(options);
+  if (options.calibration) refuseTooLargeToRun(model);
   const progress = (step: Step) => (done: number, total: number | undefined, detail?: string) =>
     options.onProgress?.({ step, done, total, ...(detail ? { detail } : {}) });
   const shared = {
@@ -360,8 +362,8 @@ async function outputNoise(
   threads: number | undefined,
 ): Promise<number> {
   const settings = threads ? { threads } : {};
-  const a = await runtime.open(writeOnnx(float), settings);
-  const b = await runtime.open(writeOnnx(quantized), settings);
+  const a = await runtime.open(runnableBytes(float), settings);
+  const b = await runtime.open(runnableBytes(quantized), settings);
   const meter = createErrorMeter();
   try {
     let count = 0;

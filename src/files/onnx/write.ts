@@ -61,7 +61,7 @@ const partBytes = 1024;
  * @throws HalftoneError `unsupported` when the message would reach 2 GiB and no external sink is given.
  */
 export function modelParts(model: Model, options: WriteOptions = {}): ModelParts {
-  if (!options.external && tensorBytes(model) > maxMessageBytes - 2 ** 24) {
+  if (!options.external && !fitsOneFile(model)) {
     throw new HalftoneError(
       'unsupported',
       `model: expected less than 2 GiB of tensors in one file, got ${tensorBytes(model)} bytes; write it with external data`,
@@ -123,8 +123,15 @@ export function serializedBytes(model: Model): number {
     outside += tensor.byteLength;
     return { location: 'data', offset: outside };
   };
-  const isLarge = tensorBytes(model) > maxMessageBytes - 2 ** 24;
-  return modelParts(model, isLarge ? { external: { put } } : {}).byteLength + outside;
+  return modelParts(model, fitsOneFile(model) ? {} : { external: { put } }).byteLength + outside;
+}
+
+/** What a file may hold beside its tensors. */
+const structureBytes = 2 ** 24;
+
+/** Whether the model can be one message, without external data. */
+export function fitsOneFile(model: Model): boolean {
+  return tensorBytes(model) <= maxMessageBytes - structureBytes;
 }
 
 /** Bytes of all initializers and tensor attributes of all graphs. */
