@@ -10,7 +10,6 @@ import type { Runtime } from './runtime/runtime.ts';
 export { openExecutor, type WorkersOptions } from './executors/browser.ts';
 export { readModel, writeModel } from './files/onnx/browser.ts';
 export * from './index.ts';
-export type { Executor } from './pipeline/executor.ts';
 export { createRuntime } from './runtime/onnxruntime.ts';
 
 /**

@@ -3,7 +3,12 @@ import { performance } from 'node:perf_hooks';
 import { openRange } from './executors/node.ts';
 import { openResources, type ResourceOptions } from './executors/resources.ts';
 import { readModel } from './files/onnx/node.ts';
-import { externalDataPath } from './files/onnx/write-files.ts';
+import {
+  externalDataPath,
+  type WriteFileOptions,
+  type WrittenFiles,
+  writeModel as writeFiles,
+} from './files/onnx/write-files.ts';
 import { refuseInputs } from './files/paths.ts';
 import type { Model } from './graph/model.ts';
 import { type CompareOptions, type Comparison, compare as compareLoaded } from './pipeline/compare.ts';
@@ -17,7 +22,7 @@ import { randomSamples } from './samples/random.ts';
 import type { Samples } from './samples/sample.ts';
 
 export { readModel } from './files/onnx/node.ts';
-export { writeModel } from './files/onnx/write-files.ts';
+export type { WrittenFiles } from './files/onnx/write-files.ts';
 export * from './index.ts';
 export { openRuntime, type RuntimeId, runtimeIds } from './runtime/node.ts';
 export { openSamples, readLabels } from './samples/node.ts';
@@ -79,6 +84,18 @@ export async function quantize(source: ModelSource, options: NodeQuantizeOptions
  */
 export function quantizeModel(model: Model, options: QuantizeOptions, runtime: Runtime): Promise<Quantized> {
   return quantizeWith(model, { ...options, executor: options.executor ?? inlineExecutor(openRange) }, runtime);
+}
+
+export type WriteModelOptions = Pick<WriteFileOptions, 'external' | 'chunkBytes'>;
+
+/**
+ * Writes a model. Tensors go to `NAME.onnx_data`, `NAME.onnx_data_1` … beside it when the file would reach 2 GiB, or
+ * always with `external`. Every file appears whole, under its final name, or not at all; the model file comes last.
+ * @throws HalftoneError `usage` when a device, pipe or socket has such a name, `runtime` when the disk refuses; what was
+ * there before stays.
+ */
+export function writeModel(model: Model, path: string, options: WriteModelOptions = {}): WrittenFiles {
+  return writeFiles(model, path, options);
 }
 
 export interface NodeCompareOptions extends CompareOptions {
