@@ -39,9 +39,9 @@ export interface Resources {
 
 const mebibyte = 2 ** 20;
 /** Node with halftone loaded, and its reading and writing. */
-const baseBytes = 110 * mebibyte;
+const baseBytes = 116 * mebibyte;
 /** A thread with its kernels' memory. */
-const workerBytes = 36 * mebibyte;
+const workerBytes = 42 * mebibyte;
 /** A job holds its weights as read and as rows, their codes unpacked and packed; the results of some others wait. */
 const copiesInJob = 4;
 const smallestPart = mebibyte;
@@ -110,9 +110,10 @@ export function openResources(
     },
     get leftover() {
       const weights = (count: number) => `${count} ${count === 1 ? 'weight' : 'weights'}`;
-      if (store?.resumed) return `${weights(store.resumed)} were taken over from an interrupted run.`;
-      if (store?.givenUp)
-        return `${weights(store.givenUp)} of an interrupted run were done again; --resume takes them over.`;
+      if (store?.resumed) return `Taken over from an interrupted run: ${weights(store.resumed)}.`;
+      if (store?.givenUp) {
+        return `An interrupted run had finished ${weights(store.givenUp)}; --resume would have taken over as much.`;
+      }
       return options.resume && store ? 'There was no interrupted run to resume.' : undefined;
     },
     async close({ keep = false } = {}) {
