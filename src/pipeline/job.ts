@@ -15,6 +15,7 @@ import {
 import { type SolveOptions, type Solver, type SolverId, solverOf } from '../solvers/index.ts';
 import { byteLengthOf, type DType } from '../tensor/dtype.ts';
 import { isRowMajor, isTransposed, type MatrixView, matrixView, toMatrix } from '../tensor/matrix-view.ts';
+import { concatenated } from '../tensor/pieces.ts';
 import type { ByteSource, FileRange } from '../tensor/source.ts';
 import { type Shape, Tensor } from '../tensor/tensor.ts';
 
@@ -166,16 +167,6 @@ function joined(
     scales: concatenated(blocks.map(({ scales }) => scales)),
     zeroPoints: same ? zeroPoint : concatenated(blocks.map((block) => zeroPointBytes(block, scaleType))),
   };
-}
-
-function concatenated(pieces: readonly Uint8Array[]): Uint8Array {
-  const bytes = new Uint8Array(pieces.reduce((sum, { byteLength }) => sum + byteLength, 0));
-  let position = 0;
-  for (const piece of pieces) {
-    bytes.set(piece, position);
-    position += piece.byteLength;
-  }
-  return bytes;
 }
 
 /** Rows that lie one after the other are read as they are needed; of others all are read at once. */

@@ -1,4 +1,5 @@
 /** Where finished weights wait until the model is written: in memory, or in a file that an interrupted run leaves behind. */
+import { concatenated } from '../tensor/pieces.ts';
 import type { ByteSource } from '../tensor/source.ts';
 
 /** What is known of a finished weight, as plain data. Offsets count bytes of the store. */
@@ -37,14 +38,7 @@ export function memoryStore(): Store {
   let end = 0;
   const read = (from: number, to: number) => {
     const inside = chunks.filter(({ offset, bytes }) => offset < to && offset + bytes.byteLength > from);
-    const [first] = inside;
-    if (first && inside.length === 1) return first.bytes.subarray(from - first.offset, to - first.offset);
-    const joined = new Uint8Array(to - from);
-    for (const { offset, bytes } of inside) {
-      const part = bytes.subarray(Math.max(from - offset, 0), to - offset);
-      joined.set(part, Math.max(offset - from, 0));
-    }
-    return joined;
+    return concatenated(inside.map(({ offset, bytes }) => bytes.subarray(Math.max(from - offset, 0), to - offset)));
   };
   return {
     append(bytes) {

@@ -38,7 +38,7 @@ export class Tensor {
   readonly byteLength: number;
   /** The elements of a `string` tensor. */
   readonly strings: readonly Uint8Array[] | undefined;
-  readonly #data: Uint8Array | ByteSource;
+  private readonly data: Uint8Array | ByteSource;
 
   /**
    * @param data little-endian element bytes, or where they can be read; empty for text
@@ -58,7 +58,7 @@ export class Tensor {
     this.shape = shape;
     this.byteLength = expected;
     // A Buffer of Node would share its memory where `slice` must copy.
-    this.#data = data instanceof Uint8Array && data.constructor !== Uint8Array ? bytesOf(data) : data;
+    this.data = data instanceof Uint8Array && data.constructor !== Uint8Array ? bytesOf(data) : data;
     this.strings = strings;
   }
 
@@ -67,17 +67,17 @@ export class Tensor {
    * kept: take them once.
    */
   get bytes(): Uint8Array {
-    return this.#data instanceof Uint8Array ? this.#data : this.#data.read();
+    return this.data instanceof Uint8Array ? this.data : this.data.read();
   }
 
   /** Where the bytes come from when they are not in memory. */
   get source(): ByteSource | undefined {
-    return this.#data instanceof Uint8Array ? undefined : this.#data;
+    return this.data instanceof Uint8Array ? undefined : this.data;
   }
 
   /** A part of the bytes; a view of those in memory. */
   bytesAt(start: number, end: number): Uint8Array {
-    return this.#data instanceof Uint8Array ? this.#data.subarray(start, end) : this.#data.read(start, end);
+    return this.data instanceof Uint8Array ? this.data.subarray(start, end) : this.data.read(start, end);
   }
 
   get size(): number {
@@ -106,7 +106,7 @@ export class Tensor {
 
   /** The same bytes under another shape of the same size. */
   reshaped(shape: Shape): Tensor {
-    return new Tensor(this.dtype, shape, this.#data, this.strings);
+    return new Tensor(this.dtype, shape, this.data, this.strings);
   }
 
   /**
@@ -181,7 +181,7 @@ export class Tensor {
       const [a, b] = [this.strings ?? [], other.strings ?? []];
       return a.length === b.length && a.every((text, i) => equalBytes(text, b[i]));
     }
-    if (this.#data === other.#data) return true;
+    if (this.data === other.data) return true;
     for (let start = 0; start < this.byteLength; start += comparedBytes) {
       const end = Math.min(start + comparedBytes, this.byteLength);
       if (!equalBytes(this.bytesAt(start, end), other.bytesAt(start, end))) return false;
