@@ -7,7 +7,7 @@ export { cover } from './cover';
 export { blockExtents, extent } from './extent';
 export { fit, fitAdd, fitConfigure, fitNext, fitScale, fitStart, fitZeroPoint } from './fit';
 export { decodeFloats, encodeFloats } from './floats';
-export { noise } from './noise';
+export { noise, quantizeNoise } from './noise';
 export { pack, unpack } from './pack';
 export { dequantize, quantize } from './quantize';
 export { channelSums, columnSums, countBins, products, runSums, squaredError } from './sums';

@@ -1,14 +1,14 @@
 /** Codes from values and values from codes. Codes are int8 (kind 0), uint8 (1), int16 (2) or uint16 (3). */
 
 /** 1.5·2^23: adding it to a float below 2^22 rounds to an integer, ties to even, which the lowest bits then hold. */
-const magic: f32 = 12582912;
-const magicBits: i32 = 0x4b400000;
+export const magic: f32 = 12582912;
+export const magicBits: i32 = 0x4b400000;
 
 /** 1.5·2^52: the same for doubles below 2^51. */
 const doubleMagic: f64 = 6755399441055744;
 
 /** Integer zero points beyond it are rare, and left to doubles. */
-const largestZeroPoint: f32 = 1048576;
+export const largestZeroPoint: f32 = 1048576;
 
 function storeCode(at: usize, kind: i32, code: i32): void {
   if (kind < 2) store<u8>(at, <u8>code);
@@ -43,7 +43,7 @@ function fourBetween(at: usize, scale: v128, zeroPoint: v128, lows: v128, highs:
 }
 
 /** Stores 16 codes given as four vectors of integers. */
-function storeCodes(at: usize, kind: i32, a: v128, b: v128, c: v128, d: v128): void {
+export function storeCodes(at: usize, kind: i32, a: v128, b: v128, c: v128, d: v128): void {
   if (kind === 3) {
     v128.store(at, i16x8.narrow_i32x4_u(a, b));
     v128.store(at, i16x8.narrow_i32x4_u(c, d), 16);

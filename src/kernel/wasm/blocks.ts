@@ -152,8 +152,7 @@ export function blockMethods(wasm: Exports, arena: Arena): Methods {
         const out = arena.output(packed, (start / 8) * bits, Math.ceil((count * bits) / 8));
         const codes = arena.reserve(count);
         const sums = arena.zeros(16);
-        wasm.quantize(address, rows, columns, blockSize, scale, zero, min, max, codes, kind);
-        wasm.noise(address, rows, columns, blockSize, scale, zero, codes, kind, sums);
+        wasm.quantizeNoise(address, rows, columns, blockSize, scale, zero, min, max, codes, kind, sums);
         // What lies behind the last codes must become zeros.
         if (count % 8 !== 0) arena.fill(codes + count, 8 - (count % 8), lowest);
         wasm.pack(codes, count, bits, lowest, out);

@@ -83,6 +83,19 @@ export interface Exports {
     kind: number,
     sums: number,
   ): void;
+  quantizeNoise(
+    values: number,
+    rows: number,
+    columns: number,
+    blockSize: number,
+    scales: number,
+    zeroPoints: number,
+    lowest: number,
+    highest: number,
+    codes: number,
+    kind: number,
+    sums: number,
+  ): void;
   pack(codes: number, count: number, bits: number, lowest: number, bytes: number): void;
   unpack(bytes: number, count: number, bits: number, signed: Flag, codes: number): void;
   transpose1(values: number, rows: number, columns: number, stride: number, out: number, outStride: number): void;
