@@ -75,8 +75,10 @@ function unpackUnsigned(bytes: Uint8Array, { format }: Scheme, count: number): C
 
 /** Bytes counted from the lowest as signed ones. */
 function flipped(bytes: Uint8Array): Int8Array {
-  const codes = new Int8Array(bytes.length);
-  for (let i = 0; i < bytes.length; i++) codes[i] = bytes[i] ^ 128;
+  const codes = new Int8Array(bytes);
+  const words = new Int32Array(codes.buffer, 0, codes.length >> 2);
+  for (let i = 0; i < words.length; i++) words[i] ^= 0x80808080;
+  for (let i = words.length * 4; i < codes.length; i++) codes[i] ^= 128;
   return codes;
 }
 
