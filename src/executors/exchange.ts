@@ -26,7 +26,7 @@ const attempts = 2;
 export function answerTo(job: SolveJob, open: OpenRange): Parcel<Answer> {
   try {
     const part = solveJob(job, open);
-    const arrays = [part.codes, part.scales, ...(typeof part.zeroPoints === 'number' ? [] : [part.zeroPoints])];
+    const arrays = Object.values(part).filter((field) => field instanceof Uint8Array);
     return { message: { part }, transfer: arrays.map(({ buffer }) => buffer as ArrayBuffer) };
   } catch (error) {
     const code = isHalftoneError(error) ? error.code : 'internal';

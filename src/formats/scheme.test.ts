@@ -4,7 +4,7 @@ import { describe, expect, it } from 'vitest';
 import { HalftoneError } from '../base/errors.ts';
 import { dtypes } from '../tensor/dtype.ts';
 import { formatIds, formatOf, formats, intFormatOf } from './index.ts';
-import { createCodes, parameterIndex, parameterLayout, storedBits } from './quantized.ts';
+import { createCodes, parameterIndex, parameterLayout } from './quantized.ts';
 import { checkScheme, formatScheme, parseScheme, type Scheme } from './scheme.ts';
 
 describe('formats', () => {
@@ -125,9 +125,5 @@ describe('parameters', () => {
     expect([parameterIndex(matrix, 0, 31), parameterIndex(matrix, 0, 32), parameterIndex(matrix, 2, 69)]).toEqual([
       0, 1, 8,
     ]);
-    expect(storedBits(matrix, intFormatOf('int4'))).toBe(210 * 4 + 9 * (16 + 4));
-    expect(storedBits({ ...matrix, scheme: { ...scheme, symmetric: true } }, intFormatOf('int4'))).toBe(
-      210 * 4 + 9 * 16,
-    );
   });
 });

@@ -13,7 +13,16 @@ export type {
   Noise,
   ShortFloat,
 } from './kernel.ts';
+export { decodeLevels, encodeLevels, Levels, levelsOf } from './levels.ts';
 export { blockLayout, dequantizeMatrix, matrixError, quantizeMatrix, signalToNoise } from './matrix.ts';
 export { dequantizeValue, quantizeValue, reference } from './reference.ts';
-export { loadedMatrix, type MatrixBytes, matrixBytes, parameterBytes, storedMatrix, zeroPointBytes } from './stored.ts';
+export {
+  loadedMatrix,
+  type MatrixBytes,
+  type MatrixParameters,
+  matrixBytes,
+  parameterBytes,
+  storedMatrix,
+  zeroPointBytes,
+} from './stored.ts';
 export { createWasmKernel } from './wasm.ts';

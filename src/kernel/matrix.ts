@@ -1,9 +1,11 @@
 /** Quantized matrices by kernel: codes from given parameters, values from codes, and the error between the two. */
-import { intFormatOf } from '../formats/index.ts';
+import { HalftoneError } from '../base/errors.ts';
+import { formatOf, intFormatOf } from '../formats/index.ts';
 import { createCodes, parameterLayout, type QuantizedMatrix } from '../formats/quantized.ts';
 import type { Scheme } from '../formats/scheme.ts';
 import { bestKernel } from './best.ts';
 import type { BlockLayout, Kernel } from './kernel.ts';
+import { decodeLevels, decodeSigns } from './levels.ts';
 
 /** How a matrix's parameters lie, as kernels see it: one parameter for everything is one long block. */
 export function blockLayout(scheme: Scheme, rows: number, columns: number): BlockLayout {
@@ -35,10 +37,54 @@ export function quantizeMatrix(
 
 /** The rows·columns float32 values of a quantized matrix, row-major. */
 export function dequantizeMatrix(matrix: QuantizedMatrix, kernel: Kernel = bestKernel()): Float32Array {
-  const { codes, scheme, rows, columns, scales, zeroPoints } = matrix;
+  const { codes, scheme, rows, columns, scales, zeroPoints, codebook } = matrix;
   const values = new Float32Array(rows * columns);
-  kernel.dequantize(codes, blockLayout(scheme, rows, columns), scales, zeroPoints, values);
+  const layout = blockLayout(scheme, rows, columns);
+  const format = formatOf(scheme.format);
+  switch (format.kind) {
+    case 'int':
+      kernel.dequantize(codes, layout, scales, zeroPoints, values);
+      break;
+    case 'levels':
+      decodeLevels(codes, layout, scales, format.levels, values);
+      break;
+    case 'residual':
+      decodeSigns(codes, layout, scales, format.bits, values);
+      break;
+    default:
+      decodeCodebook(codes, layout, scales, tablesOf(matrix, codebook), values);
+  }
   return values;
+}
+
+/** The tables of a codebook matrix: one, or one for each row. */
+function tablesOf({ scheme, rows }: QuantizedMatrix, codebook: Float32Array | undefined): Float32Array[] {
+  const { bits } = formatOf(scheme.format);
+  const size = 2 ** bits;
+  const count = scheme.granularity.kind === 'channel' ? rows : 1;
+  if (codebook?.length !== count * size) {
+    throw new HalftoneError('internal', `codebook: expected ${count * size} levels, got ${codebook?.length ?? 'none'}`);
+  }
+  return Array.from({ length: count }, (_, index) => codebook.subarray(index * size, (index + 1) * size));
+}
+
+function decodeCodebook(
+  codes: QuantizedMatrix['codes'],
+  layout: BlockLayout,
+  scales: Float32Array,
+  tables: readonly Float32Array[],
+  values: Float32Array,
+): void {
+  if (tables.length === 1) {
+    decodeLevels(codes, layout, scales, tables[0], values);
+    return;
+  }
+  const { columns } = layout;
+  for (const [row, table] of tables.entries()) {
+    const [start, end] = [row * columns, (row + 1) * columns];
+    const one = { rows: 1, columns, blockSize: columns };
+    decodeLevels(codes.subarray(start, end), one, scales.subarray(row, row + 1), table, values.subarray(start, end));
+  }
 }
 
 /** Σ (value − quantized value)² of a matrix. */

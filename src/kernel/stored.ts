@@ -1,5 +1,5 @@
 /** Quantized matrices as bytes, packed as tightly as files are, and back. */
-import { intFormatOf } from '../formats/index.ts';
+import { type Format, formatOf } from '../formats/index.ts';
 import {
   type Codes,
   createCodes,
@@ -18,6 +18,9 @@ export interface MatrixBytes {
   readonly codes: Uint8Array;
   readonly scales: Uint8Array;
   readonly zeroPoints: number | Uint8Array;
+  /** Float32 numbers, where the matrix has some. */
+  readonly factors?: Uint8Array;
+  readonly codebook?: Uint8Array;
 }
 
 /** Codes, scales and zero points as bytes. */
@@ -25,19 +28,34 @@ export function matrixBytes(matrix: QuantizedMatrix): MatrixBytes {
   return { codes: packUnsigned(matrix.codes, matrix.scheme), ...parameterBytes(matrix) };
 }
 
-/** Scales and zero points as bytes. */
+/** All but the codes as bytes. */
 export function parameterBytes({
   scheme,
   scales,
   zeroPoints,
-}: Pick<QuantizedMatrix, 'scheme' | 'scales' | 'zeroPoints'>): Omit<MatrixBytes, 'codes'> {
+  factors,
+  codebook,
+}: MatrixParameters): Omit<MatrixBytes, 'codes'> {
   const first = zeroPoints[0];
   const same = scheme.symmetric || zeroPoints.every((zeroPoint) => zeroPoint === first);
-  return { scales: scaleBytes(scales, scheme.scaleType), zeroPoints: same ? first : bytesOf(zeroPoints.slice()) };
+  return {
+    scales: scaleBytes(scales, scheme.scaleType),
+    zeroPoints: same ? first : bytesOf(zeroPoints.slice()),
+    ...(factors ? { factors: bytesOf(factors.slice()) } : {}),
+    ...(codebook ? { codebook: bytesOf(codebook.slice()) } : {}),
+  };
+}
+
+/** What turns codes into numbers. */
+export type MatrixParameters = Pick<QuantizedMatrix, 'scheme' | 'scales' | 'zeroPoints' | 'factors' | 'codebook'>;
+
+/** The type that stored scales have: scales of other types are float32 numbers here, already rounded as they will be. */
+function storedScaleType(type: Scheme['scaleType']): 'float16' | 'float32' {
+  return type === 'float16' ? 'float16' : 'float32';
 }
 
 function scaleBytes(scales: Float32Array, type: Scheme['scaleType']): Uint8Array {
-  if (type === 'float32') return bytesOf(scales.slice());
+  if (storedScaleType(type) === 'float32') return bytesOf(scales.slice());
   const halves = new Uint16Array(scales.length);
   bestKernel().encodeFloats('float16', scales, halves);
   return bytesOf(halves);
@@ -49,18 +67,28 @@ export function zeroPointBytes(
   scaleType: Scheme['scaleType'],
 ): Uint8Array {
   if (typeof zeroPoints !== 'number') return zeroPoints;
-  const count = scales.byteLength / byteLengthOf(scaleType, 1);
+  const count = scales.byteLength / byteLengthOf(storedScaleType(scaleType), 1);
   return bytesOf(new Float32Array(count).fill(zeroPoints));
 }
 
-function packUnsigned(codes: Codes, { format }: Scheme): Uint8Array {
-  const { bits, min } = intFormatOf(format);
+/** The code that is stored as 0. */
+function lowestOf(format: Format): number {
+  return format.kind === 'int' ? format.min : 0;
+}
+
+function packUnsigned(codes: Codes, scheme: Scheme): Uint8Array {
+  const format = formatOf(scheme.format);
+  const { bits } = format;
+  const min = lowestOf(format);
   if (bits > 8) return bytesOf(Uint16Array.from(codes, (code) => code - min));
   return bestKernel().pack(codes, bits, min);
 }
 
-function unpackUnsigned(bytes: Uint8Array, { format }: Scheme, count: number): Codes {
-  const { bits, min, signed } = intFormatOf(format);
+function unpackUnsigned(bytes: Uint8Array, scheme: Scheme, count: number): Codes {
+  const format = formatOf(scheme.format);
+  const { bits } = format;
+  const min = lowestOf(format);
+  const signed = min < 0;
   if (bits > 8) {
     const words = new Uint16Array(bytes.slice().buffer);
     return signed ? Int16Array.from(words, (word) => word + min) : words;
@@ -68,7 +96,7 @@ function unpackUnsigned(bytes: Uint8Array, { format }: Scheme, count: number): C
   if (bits === 8) return signed ? flipped(bytes) : bytes;
   const codes = bestKernel().unpack(bytes, bits, false, count);
   if (min === 0) return codes;
-  const shifted = createCodes(intFormatOf(format), count);
+  const shifted = createCodes(format, count);
   for (let i = 0; i < count; i++) shifted[i] = codes[i] + min;
   return shifted;
 }
@@ -84,7 +112,9 @@ function flipped(bytes: Uint8Array): Int8Array {
 
 /** A matrix that reads its numbers from where they lie whenever they are asked for. */
 export function storedMatrix(scheme: Scheme, rows: number, columns: number, stored: StoredMatrix): QuantizedMatrix {
-  const { blockSize, count } = parameterLayout(scheme, rows, columns);
+  const { blockSize, count: groups } = parameterLayout(scheme, rows, columns);
+  const format = formatOf(scheme.format);
+  const count = format.kind === 'residual' ? groups * format.bits : groups;
   const floats = (dtype: 'float32' | 'float16', source: ByteSource) => {
     const tensor = new Tensor(dtype, [count], source);
     if (dtype === 'float32') return tensor.floats();
@@ -98,11 +128,13 @@ export function storedMatrix(scheme: Scheme, rows: number, columns: number, stor
     columns,
     blockSize,
     stored,
+    ...(stored.factors ? { factors: stored.factors } : {}),
+    ...(stored.codebook ? { codebook: stored.codebook } : {}),
     get codes() {
       return unpackUnsigned(stored.codes.read(), scheme, sizeOf([rows, columns]));
     },
     get scales() {
-      return floats(scheme.scaleType, stored.scales);
+      return floats(storedScaleType(scheme.scaleType), stored.scales);
     },
     get zeroPoints() {
       const { zeroPoints } = stored;
@@ -120,6 +152,9 @@ export function loadedMatrix({
   codes,
   scales,
   zeroPoints,
+  factors,
+  codebook,
 }: QuantizedMatrix): QuantizedMatrix {
-  return { scheme, rows, columns, blockSize, codes, scales, zeroPoints };
+  const more = { ...(factors ? { factors } : {}), ...(codebook ? { codebook } : {}) };
+  return { scheme, rows, columns, blockSize, codes, scales, zeroPoints, ...more };
 }

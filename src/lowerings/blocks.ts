@@ -1,13 +1,22 @@
 /** Block-quantized matrices as MatMulNBits and GatherBlockQuantized read them: unsigned codes, packed row by row. */
 import { intFormatOf } from '../formats/index.ts';
 import type { QuantizedMatrix } from '../formats/quantized.ts';
+import { isAffine } from '../formats/scheme.ts';
 import type { Graph } from '../graph/graph.ts';
 import type { Value } from '../graph/value.ts';
 import { reference } from '../kernel/index.ts';
 import { type DType, dtypes } from '../tensor/dtype.ts';
 import type { ByteSource } from '../tensor/source.ts';
 import { Tensor } from '../tensor/tensor.ts';
-import { op, sharedZeroPoint, unsignedCodes, unsignedZeroPoints } from './codes.ts';
+import {
+  op,
+  plainScaleType,
+  scaleBytes,
+  scaleValue,
+  sharedZeroPoint,
+  unsignedCodes,
+  unsignedZeroPoints,
+} from './codes.ts';
 import type { SharedConstants } from './weight.ts';
 
 /** Blocks of a row; the last may be short. */
@@ -68,13 +77,25 @@ export function packedZeroPoints(graph: Graph, name: string, matrix: QuantizedMa
 }
 
 /** Scales of shape [rows, blocks] as `dtype`; stored as the scheme says, cast when the file is loaded. */
-export function blockScales(graph: Graph, name: string, matrix: QuantizedMatrix, dtype: 'float32' | 'float16'): Value {
-  const { scaleType } = matrix.scheme;
-  const shape = [matrix.rows, blocksPerRow(matrix)];
-  const scales = matrix.stored
-    ? new Tensor(scaleType, shape, matrix.stored.scales)
-    : Tensor.float32(shape, matrix.scales).converted(scaleType);
-  return castTo(graph, graph.addInitializer(name, scales), dtype);
+export function blockScales(
+  graph: Graph,
+  constants: SharedConstants,
+  name: string,
+  matrix: QuantizedMatrix,
+  dtype: 'float32' | 'float16',
+): Value {
+  const { scheme, rows, factors } = matrix;
+  const shape = [rows, blocksPerRow(matrix)];
+  if (isAffine(scheme)) {
+    const scaleType = plainScaleType(scheme);
+    const scales = matrix.stored
+      ? new Tensor(scaleType, shape, matrix.stored.scales)
+      : Tensor.float32(shape, matrix.scales).converted(scaleType);
+    return castTo(graph, graph.addInitializer(name, scales), dtype);
+  }
+  const more = factors ? { factors, factorShape: factors.length === 1 ? [] : [rows, 1] } : {};
+  const scales = scaleValue(graph, constants, name, { scheme, scales: matrix.scales, shape, ...more });
+  return dtype === 'float32' ? scales : op(graph, 'Cast', [scales], `${name}/${dtype}`, { to: dtypes[dtype].onnx });
 }
 
 /** Float zero points of shape [rows, blocks], counted from the smallest code when the file is loaded. */
@@ -87,7 +108,7 @@ export function floatZeroPoints(
 ): Value {
   const { min } = intFormatOf(matrix.scheme.format);
   const shape = [matrix.rows, blocksPerRow(matrix)];
-  const zeroPoints = Tensor.float32(shape, matrix.zeroPoints).converted(matrix.scheme.scaleType);
+  const zeroPoints = Tensor.float32(shape, matrix.zeroPoints).converted(plainScaleType(matrix.scheme));
   const value = castTo(graph, graph.addInitializer(name, zeroPoints), dtype);
   if (min === 0) return value;
   const offset = constants.get(`offset_${-min}_${dtype}`, () => Tensor.float32([], [-min]).converted(dtype));
@@ -107,9 +128,9 @@ export function blockBytes(
   { scheme }: Pick<QuantizedMatrix, 'scheme'>,
 ): number {
   const { bits } = intFormatOf(scheme.format);
-  const scaleBytes = scheme.scaleType === 'float16' ? 2 : 4;
+  const scales = scaleBytes(scheme, parameters, rows);
   const codes = (rows * paddedColumns * bits) / 8;
-  if (scheme.symmetric) return codes + parameters * scaleBytes;
-  if (scheme.zeroPointType === 'float') return codes + 2 * parameters * scaleBytes;
-  return codes + parameters * scaleBytes + rows * zeroPointBytes(parameters / rows, bits);
+  if (scheme.symmetric) return codes + scales;
+  if (scheme.zeroPointType === 'float') return codes + 2 * scales;
+  return codes + scales + rows * zeroPointBytes(parameters / rows, bits);
 }

@@ -1,7 +1,9 @@
 /** Packed codes in a graph: initializers and ordinary operators that ONNX Runtime folds to constants when it loads. */
 import { HalftoneError } from '../base/errors.ts';
 import { intFormatOf } from '../formats/index.ts';
+import { encodeMinifloat, encodePower } from '../formats/minifloat.ts';
 import type { Codes, QuantizedMatrix } from '../formats/quantized.ts';
+import type { Scheme } from '../formats/scheme.ts';
 import type { Graph } from '../graph/graph.ts';
 import type { Value } from '../graph/value.ts';
 import { dtypes } from '../tensor/dtype.ts';
@@ -137,16 +139,76 @@ export function reshape(graph: Graph, constants: SharedConstants, value: Value, 
   return op(graph, 'Reshape', [value, target], output);
 }
 
-/** Scales (or float zero points) as float32, stored as the scheme says: float16 is cast when the file is loaded. */
-export function scaleValue(
+/** Numbers as float32, stored as floats of a type: float16 is cast when the file is loaded. */
+export function floatValue(
   graph: Graph,
   name: string,
-  scales: Float32Array,
-  scaleType: 'float32' | 'float16',
+  numbers: Float32Array,
+  type: 'float32' | 'float16',
   shape: Shape,
 ): Value {
-  if (scaleType === 'float32') return graph.addInitializer(name, Tensor.float32(shape, scales));
-  return cast(graph, graph.addInitializer(name, Tensor.float16(shape, scales)), 'float32', inner);
+  if (type === 'float32') return graph.addInitializer(name, Tensor.float32(shape, numbers));
+  return cast(graph, graph.addInitializer(name, Tensor.float16(shape, numbers)), 'float32', inner);
+}
+
+/** Scales in some order, with their factors: one, or one for each row of `factorShape`, which broadcasts against the scales. */
+export interface StoredScales {
+  readonly scheme: Scheme;
+  readonly scales: Float32Array;
+  readonly shape: Shape;
+  readonly factors?: Float32Array;
+  readonly factorShape?: Shape;
+}
+
+/** Scales as float32, stored as their scheme says and unpacked when the file is loaded. */
+export function scaleValue(graph: Graph, constants: SharedConstants, name: string, stored: StoredScales): Value {
+  const { scheme, scales, shape, factors, factorShape = [] } = stored;
+  switch (scheme.scaleType) {
+    case 'float32':
+    case 'float16':
+      return floatValue(graph, name, scales, scheme.scaleType, shape);
+    case 'float8e8m0': {
+      const codes = Uint8Array.from(scales, (scale) => encodePower(scale));
+      const exponents = cast(graph, graph.addInitializer(name, Tensor.uint8(shape, codes)), 'float32', inner);
+      const bias = constants.get('power_bias', () => Tensor.float32([], [127]));
+      const base = constants.get('two', () => Tensor.float32([], [2]));
+      return op(graph, 'Pow', [base, op(graph, 'Sub', [exponents, bias], inner)], inner);
+    }
+    default: {
+      if (!factors) throw new HalftoneError('internal', `"${name}": expected factors for its scales, got none`);
+      const perFactor = scales.length / factors.length;
+      const dtype = scheme.scaleType;
+      const multiple = (scale: number, index: number) => scale / factors[Math.floor(index / perFactor)];
+      const codes =
+        dtype === 'int8'
+          ? bytesOf(Int8Array.from(scales, (scale, index) => Math.round(multiple(scale, index))))
+          : Uint8Array.from(scales, (scale, index) => encodeMinifloat(dtype, multiple(scale, index)));
+      const multiples = cast(graph, graph.addInitializer(name, new Tensor(dtype, shape, codes)), 'float32', inner);
+      const factor = graph.addInitializer(`${name}/factor`, Tensor.float32(factorShape, factors));
+      return op(graph, 'Mul', [multiples, factor], inner);
+    }
+  }
+}
+
+/** Bytes of scales as a scheme stores them, with their factors. */
+export function scaleBytes({ scaleType }: Scheme, count: number, rows: number): number {
+  switch (scaleType) {
+    case 'float32':
+      return count * 4;
+    case 'float16':
+      return count * 2;
+    case 'float8e8m0':
+      return count;
+    case 'float8e4m3fn':
+      return count + 4;
+    case 'int8':
+      return count + rows * 4;
+  }
+}
+
+/** The opset that unpacking the scales of a scheme needs. */
+export function scaleOpset({ scaleType }: Scheme): number {
+  return scaleType === 'float8e4m3fn' ? 19 : 7;
 }
 
 /** True when every zero point is the same number, so that one stored number is enough. */
@@ -165,4 +227,10 @@ export function unsignedZeroPoints(matrix: QuantizedMatrix): Uint8Array {
   const unsigned = new Uint8Array(zeroPoints.length);
   for (let i = 0; i < zeroPoints.length; i++) unsigned[i] = zeroPoints[i] - min;
   return unsigned;
+}
+
+/** The type of scales that are plain floats. @throws HalftoneError `internal` for others. */
+export function plainScaleType({ scaleType }: Scheme): 'float32' | 'float16' {
+  if (scaleType === 'float32' || scaleType === 'float16') return scaleType;
+  throw new HalftoneError('internal', `scales: expected float32 or float16 ones, got ${scaleType}`);
 }

@@ -6,7 +6,7 @@ import type { Scheme } from '../formats/scheme.ts';
 import type { Node } from '../graph/node.ts';
 import type { Value } from '../graph/value.ts';
 import { bytesOf, type Shape, Tensor } from '../tensor/tensor.ts';
-import { scaleValue } from './codes.ts';
+import { floatValue, plainScaleType } from './codes.ts';
 
 /** Why a recurrent node cannot become DynamicQuantizeLSTM, or undefined when it can. */
 export function refusesDynamicLstm(node: Node, scheme: Scheme): string | undefined {
@@ -83,7 +83,7 @@ function weightInputs(value: Value, matrix: QuantizedMatrix): WeightInputs {
     dtype === 'int8' ? Int8Array.from(spread(matrix.zeroPoints)) : Uint8Array.from(spread(matrix.zeroPoints));
   return {
     codes: graph.addInitializer(`${name}/codes`, new Tensor(dtype, [directions, columns, gates], bytesOf(codes))),
-    scale: scaleValue(graph, `${name}/scale`, spread(matrix.scales), scheme.scaleType, shape),
+    scale: floatValue(graph, `${name}/scale`, spread(matrix.scales), plainScaleType(scheme), shape),
     zeroPoint: graph.addInitializer(`${name}/zero_point`, new Tensor(dtype, shape, bytesOf(zeroPoints))),
   };
 }

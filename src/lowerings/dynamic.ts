@@ -6,11 +6,12 @@ import { HalftoneError } from '../base/errors.ts';
 import { intFormatOf } from '../formats/index.ts';
 import type { QuantizedMatrix } from '../formats/quantized.ts';
 import type { Scheme } from '../formats/scheme.ts';
+import { formatScheme, isAffine } from '../formats/scheme.ts';
 import type { Node } from '../graph/node.ts';
 import type { Value } from '../graph/value.ts';
 import { fromMatrix, matrixView, rowBroadcastShape, rowsInTensorOrder } from '../tensor/matrix-view.ts';
 import { bytesOf, Tensor } from '../tensor/tensor.ts';
-import { cast, op, reshape, scaleValue, sharedZeroPoint, unsignedCodes } from './codes.ts';
+import { cast, floatValue, op, plainScaleType, reshape, sharedZeroPoint, unsignedCodes } from './codes.ts';
 import { refusesDynamicLstm } from './dynamic-lstm.ts';
 import { biasOf, isPerOutput, refusesLinear, refusesViews } from './linear.ts';
 import type { SharedConstants, Weight, WeightLowering } from './weight.ts';
@@ -26,6 +27,7 @@ export const dynamic = {
 } as const satisfies WeightLowering;
 
 function refuses(weight: Weight, scheme: Scheme): string | undefined {
+  if (!isAffine(scheme)) return `dynamic quantization expects integers and plain scales, got ${formatScheme(scheme)}`;
   const { bits } = intFormatOf(scheme.format);
   const { dtype, shape } = weight.tensor;
   if (bits !== 8) return `dynamic quantization expects 8-bit weights, got ${bits} bits`;
@@ -128,7 +130,7 @@ function productWeight(weight: Weight, matrix: QuantizedMatrix): IntegerWeight {
   return {
     op: 'MatMulInteger',
     codes: graph.addInitializer(`${name}/codes`, new Tensor(dtype, target.shape, bytesOf(codes))),
-    scale: scaleValue(graph, `${name}/scale`, inOrder(matrix.scales), matrix.scheme.scaleType, shape),
+    scale: floatValue(graph, `${name}/scale`, inOrder(matrix.scales), plainScaleType(matrix.scheme), shape),
     zeroPoint:
       shared === 0
         ? undefined
@@ -150,7 +152,7 @@ function convolutionWeight(weight: Weight, matrix: QuantizedMatrix): IntegerWeig
   return {
     op: 'ConvInteger',
     codes: graph.addInitializer(`${name}/codes`, Tensor.uint8(view.shape, codes)),
-    scale: scaleValue(graph, `${name}/scale`, matrix.scales, matrix.scheme.scaleType, shape),
+    scale: floatValue(graph, `${name}/scale`, matrix.scales, plainScaleType(matrix.scheme), shape),
     zeroPoint: graph.addInitializer(`${name}/zero_point`, Tensor.uint8([], [zeroPoint - min])),
   };
 }

@@ -18,11 +18,14 @@ import {
 import { bytesOf, Tensor } from '../tensor/tensor.ts';
 import {
   cast,
+  floatValue,
   inner,
   op,
   packedBytes,
   packedCodes,
+  plainScaleType,
   reshape,
+  scaleBytes,
   scaleValue,
   sharedZeroPoint,
   unsignedCodes,
@@ -66,7 +69,14 @@ function rebuildRows(graph: Graph, weight: Weight, matrix: QuantizedMatrix, cons
   const codes = fromMatrix(matrix.codes, view);
   const parameterShape = matrix.scales.length === 1 ? [] : rowBroadcastShape(view);
   const inOrder = (values: Float32Array) => (values.length === 1 ? values : rowsInTensorOrder(values, view));
-  const scale = scaleValue(graph, `${name}/scale`, inOrder(matrix.scales), matrix.scheme.scaleType, parameterShape);
+  const scale = scaleValue(graph, constants, `${name}/scale`, {
+    scheme: matrix.scheme,
+    scales: inOrder(matrix.scales),
+    shape: parameterShape,
+    ...(matrix.factors
+      ? { factors: inOrder(matrix.factors), factorShape: matrix.factors.length === 1 ? [] : parameterShape }
+      : {}),
+  });
 
   if (format.signed && format.bits >= 8 && sharedZeroPoint(matrix) === 0) {
     const stored = graph.addInitializer(
@@ -108,7 +118,14 @@ function rebuildBlocks(graph: Graph, weight: Weight, matrix: QuantizedMatrix, co
 
   const floats = packedCodes(graph, constants, name, unsignedCodes(matrix.codes, format.min), format.bits, shape);
   const zeroPoint = zeroPointValue(graph, name, matrix, constants, matrix.zeroPoints, parameterShape);
-  const scale = scaleValue(graph, `${name}/scale`, matrix.scales, matrix.scheme.scaleType, parameterShape);
+  const scale = scaleValue(graph, constants, `${name}/scale`, {
+    scheme: matrix.scheme,
+    scales: matrix.scales,
+    shape: parameterShape,
+    ...(matrix.factors
+      ? { factors: matrix.factors, factorShape: matrix.factors.length === 1 ? [] : [rows, 1, 1] }
+      : {}),
+  });
   const shared = sharedZeroPoint(matrix) !== undefined;
   const centred = op(graph, 'Sub', [floats, shared ? zeroPoint : spread(zeroPoint)], inner);
   const scaled = op(graph, 'Mul', [centred, spread(scale)], inner);
@@ -132,7 +149,7 @@ function zeroPointValue(
   }
   if (matrix.scheme.zeroPointType === 'float') {
     // Stored as they are: counted from the smallest code they would need more digits than float16 has.
-    const stored = scaleValue(graph, `${name}/zero_point`, zeroPoints, matrix.scheme.scaleType, shape);
+    const stored = floatValue(graph, `${name}/zero_point`, zeroPoints, plainScaleType(matrix.scheme), shape);
     if (min === 0) return stored;
     const offset = constants.get(`offset_${-min}_float32`, () => Tensor.float32([], [-min]));
     return op(graph, 'Add', [stored, offset], inner);
@@ -158,12 +175,10 @@ export function foldAtLoadBytes(
 ): number {
   const { scheme } = matrix;
   const { bits } = intFormatOf(scheme.format);
-  const scaleBytes = scheme.scaleType === 'float16' ? 2 : 4;
+  const scales = scaleBytes(scheme, parameters, rows);
   const zeroPointBytes =
-    scheme.zeroPointType === 'float'
-      ? parameters * scaleBytes
-      : packedBytes(parameters, zeroPointBits(parameters, bits));
-  return packedBytes(rows * columns, bits) + parameters * scaleBytes + (scheme.symmetric ? 0 : zeroPointBytes);
+    scheme.zeroPointType === 'float' ? scales : packedBytes(parameters, zeroPointBits(parameters, bits));
+  return packedBytes(rows * columns, bits) + scales + (scheme.symmetric ? 0 : zeroPointBytes);
 }
 
 /** About what the nodes of one weight take in the file, names included. */

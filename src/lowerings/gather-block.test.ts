@@ -19,7 +19,7 @@ import { parseScheme } from '../formats/scheme.ts';
 import type { Model } from '../graph/model.ts';
 import { Tensor } from '../tensor/tensor.ts';
 import { gatherBlock, gatherBlockBytes, lowerGatherBlock } from './gather-block.ts';
-import { findWeights, type Weight } from './weight.ts';
+import { findWeights, SharedConstants, type Weight } from './weight.ts';
 
 const rows = 21;
 
@@ -95,7 +95,7 @@ describe('gather-block', () => {
     const copy = copyOf(model);
     const [weight] = findWeights(copy);
     const matrix = quantized(weight, parseScheme('int4:g32:sym'));
-    lowerGatherBlock(weight, { ...matrix, scales: matrix.scales.map((scale) => -scale) });
+    lowerGatherBlock(weight, { ...matrix, scales: matrix.scales.map((scale) => -scale) }, new SharedConstants(copy));
     const negative = await run(finished(copy, gatherBlock.domains), feeds.int64);
     const positive = await run(lowered(model, 'int4:g32:sym'), feeds.int64);
     expect(

@@ -7,7 +7,7 @@ import { dtypes } from '../tensor/dtype.ts';
 import { Tensor } from '../tensor/tensor.ts';
 import { blockBytes, blockScales, packedMatrix, packedZeroPoints } from './blocks.ts';
 import { refusesBlocks } from './linear.ts';
-import type { Weight, WeightLowering } from './weight.ts';
+import type { SharedConstants, Weight, WeightLowering } from './weight.ts';
 
 export const gatherBlock = {
   id: 'gather-block',
@@ -40,7 +40,7 @@ function refuses(weight: Weight, scheme: Scheme): string | undefined {
  * Replaces every Gather by GatherBlockQuantized: data uint8 [V, D·bits/8], scales [V, blocks], zero points packed uint8
  * [V, ceil(blocks·bits/8)]. The result keeps its value and name.
  */
-export function lowerGatherBlock(weight: Weight, matrix: QuantizedMatrix): void {
+export function lowerGatherBlock(weight: Weight, matrix: QuantizedMatrix, constants: SharedConstants): void {
   const { name, graph } = weight.value;
   const { blockSize, columns, rows, scheme } = matrix;
   const { bits } = intFormatOf(scheme.format);
@@ -49,7 +49,7 @@ export function lowerGatherBlock(weight: Weight, matrix: QuantizedMatrix): void 
   const packed = new Tensor('uint8', [rows, (columns * bits) / 8], packedMatrix(matrix, columns));
   const codes = graph.addInitializer(`${name}/codes`, packed);
   const dtype = weight.tensor.dtype === 'float16' && scheme.scaleType === 'float16' ? 'float16' : 'float32';
-  const scales = blockScales(graph, `${name}/scale`, matrix, dtype);
+  const scales = blockScales(graph, constants, `${name}/scale`, matrix, dtype);
   const zeroPoints = packedZeroPoints(graph, `${name}/zero_point`, matrix);
   for (const { node } of weight.uses) {
     const result = node.output();

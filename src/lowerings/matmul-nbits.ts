@@ -81,7 +81,7 @@ function packWeight(weight: Weight, matrix: QuantizedMatrix, constants: SharedCo
     new Tensor('uint8', [rows, blocks, (blockSize * bits) / 8], bytes),
   );
   const dtype = weight.tensor.dtype === 'float16' && scheme.scaleType === 'float16' ? 'float16' : 'float32';
-  const scales = blockScales(graph, `${name}/scale`, matrix, dtype);
+  const scales = blockScales(graph, constants, `${name}/scale`, matrix, dtype);
   const zeroPoints =
     scheme.zeroPointType === 'float'
       ? floatZeroPoints(graph, constants, `${name}/zero_point`, matrix, dtype)

@@ -101,7 +101,7 @@ function inBlocks(model: Model, accuracyLevel: 0 | 4): { lowered: Model; counts:
       lowerMatmulNbits(weight, matrix, constants, accuracyLevel);
       counts[0]++;
     } else if (!gatherBlock.refuses(weight, four)) {
-      lowerGatherBlock(weight, matrix);
+      lowerGatherBlock(weight, matrix, constants);
       counts[1]++;
     } else {
       lowerFoldAtLoad(weight, matrix, constants);

@@ -7,6 +7,7 @@ import { roundHalfToEven } from '../base/round.ts';
 import { type FormatId, intFormatOf } from '../formats/index.ts';
 import type { QuantizedMatrix } from '../formats/quantized.ts';
 import type { Scheme } from '../formats/scheme.ts';
+import { formatScheme, isAffine } from '../formats/scheme.ts';
 import type { Graph } from '../graph/graph.ts';
 import type { Model } from '../graph/model.ts';
 import type { Node } from '../graph/node.ts';
@@ -25,6 +26,7 @@ export const qdq = {
   summary: 'static: Quantize/Dequantize pairs around each operator, fused into integer kernels',
   requiredOpset: () => 13,
   refuses(weight: Weight, scheme: Scheme): string | undefined {
+    if (!isAffine(scheme)) return `integer arithmetic takes integers and plain scales, not ${formatScheme(scheme)}`;
     if (scheme.granularity.kind === 'block') return 'integer arithmetic has no blocks';
     if (intFormatOf(scheme.format).bits > 8) return 'integer kernels take weights of at most 8 bits';
     if (scheme.zeroPointType === 'float') return 'integer arithmetic has no zero points between codes';

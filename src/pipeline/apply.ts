@@ -53,7 +53,7 @@ export function lowerModel(planning: Planning, matrices: Matrices, store: Store 
         break;
       case 'gather-block':
         model.useDomain('com.microsoft', 1);
-        lowerGatherBlock(weight, matrix);
+        lowerGatherBlock(weight, matrix, constants);
         break;
       case 'dynamic': {
         const { node } = weight.use;

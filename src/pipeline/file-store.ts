@@ -258,8 +258,9 @@ function readJournal(path: string): { header: Header; weights: FinishedWeight[] 
   return { header: header as Header, weights: weights as FinishedWeight[] };
 }
 
-function rangesOf({ codes, scales, zeroPoints }: FinishedWeight): StoredRange[] {
-  return [codes, scales, ...(typeof zeroPoints === 'number' ? [] : [zeroPoints])];
+function rangesOf({ codes, scales, zeroPoints, factors, codebook }: FinishedWeight): StoredRange[] {
+  const more = [typeof zeroPoints === 'number' ? undefined : zeroPoints, factors, codebook];
+  return [codes, scales, ...more.filter((range) => range !== undefined)];
 }
 
 /** The weights of which every byte is there. */

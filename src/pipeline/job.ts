@@ -1,12 +1,13 @@
 /** One independent piece of work: the codes and scales of some rows of one weight. Plain data in, plain data out. */
 import { isHalftoneError } from '../base/errors.ts';
-import { intFormatOf } from '../formats/index.ts';
-import type { QuantizedMatrix } from '../formats/quantized.ts';
-import { formatScheme, parseScheme, type Scheme } from '../formats/scheme.ts';
+import { formatOf } from '../formats/index.ts';
+import { formatScheme, isAffine, needsWholeTensor, parseScheme, type Scheme } from '../formats/scheme.ts';
 import {
   bestKernel,
   blockLayout,
+  dequantizeMatrix,
   type MatrixBytes,
+  type MatrixParameters,
   matrixBytes,
   type Noise,
   parameterBytes,
@@ -78,9 +79,8 @@ interface Rows {
 function solveRows(rows: Rows, scheme: Scheme, job: SolveJob): SolvedPart {
   const kernel = bestKernel();
   const { columns } = rows;
-  const { bits } = intFormatOf(scheme.format);
-  const whole = scheme.granularity.kind === 'tensor';
-  const step = whole ? rows.count : Math.max(8, Math.floor(blockNumbers / columns / 8) * 8);
+  const { bits } = formatOf(scheme.format);
+  const step = needsWholeTensor(scheme) ? rows.count : Math.max(8, Math.floor(blockNumbers / columns / 8) * 8);
   const codes = new Uint8Array(Math.ceil((rows.count * columns * bits) / 8));
   const blocks: Omit<MatrixBytes, 'codes'>[] = [];
   let energy = 0;
@@ -115,7 +115,7 @@ function solveRows(rows: Rows, scheme: Scheme, job: SolveJob): SolvedPart {
   };
 }
 
-interface Block extends Pick<QuantizedMatrix, 'scheme' | 'scales' | 'zeroPoints'> {
+interface Block extends MatrixParameters {
   /** Writes the codes, and tells what they cost. */
   encode(packed: Uint8Array): Noise;
 }
@@ -131,10 +131,11 @@ function solveBlock(
   const kernel = bestKernel();
   const options = { ...job.options, kernel };
   const solver: Solver = solverOf(job.solver);
-  const { bits, min: lowest } = intFormatOf(scheme.format);
+  const format = formatOf(scheme.format);
   const layout = blockLayout(scheme, rows, columns);
   try {
-    if (solver.parameters && bits <= 8) {
+    if (solver.parameters && format.kind === 'int' && format.bits <= 8 && isAffine(scheme)) {
+      const { bits, min: lowest } = format;
       const found = solver.parameters(values, rows, columns, scheme, options);
       const { scales, zeroPoints, min, max } = found;
       const codes = { min, max, bits, lowest };
@@ -145,7 +146,10 @@ function solveBlock(
       ...matrix,
       encode(packed) {
         packed.set(matrixBytes(matrix).codes);
-        return kernel.noise(values, matrix.codes, layout, matrix.scales, matrix.zeroPoints);
+        const { codes, scales, zeroPoints } = matrix;
+        if (format.kind === 'int') return kernel.noise(values, codes, layout, scales, zeroPoints);
+        const signal = kernel.squaredError(values, new Float32Array(values.length));
+        return { signal, error: kernel.squaredError(values, dequantizeMatrix(matrix, kernel)) };
       },
     };
   } catch (error) {
@@ -166,7 +170,18 @@ function joined(
   return {
     scales: concatenated(blocks.map(({ scales }) => scales)),
     zeroPoints: same ? zeroPoint : concatenated(blocks.map((block) => zeroPointBytes(block, scaleType))),
+    ...joinedField(blocks, 'factors'),
+    ...joinedField(blocks, 'codebook'),
   };
+}
+
+/** Numbers that each row has of its own, or none. */
+export function joinedField<Key extends 'factors' | 'codebook'>(
+  blocks: readonly Pick<MatrixBytes, Key>[],
+  key: Key,
+): { readonly [key in Key]?: Uint8Array } {
+  const pieces = blocks.flatMap((block) => block[key] ?? []);
+  return pieces.length === 0 ? {} : ({ [key]: concatenated(pieces) } as { readonly [key in Key]?: Uint8Array });
 }
 
 /** Rows that lie one after the other are read as they are needed; of others all are read at once. */

@@ -5,14 +5,15 @@
 import { HalftoneError } from '../base/errors.ts';
 import { formatOf } from '../formats/index.ts';
 import { parameterLayout, type QuantizedMatrix } from '../formats/quantized.ts';
-import { formatScheme, parseScheme } from '../formats/scheme.ts';
+import { formatScheme, needsWholeTensor, parseScheme } from '../formats/scheme.ts';
 import { loadedMatrix, storedMatrix, zeroPointBytes } from '../kernel/index.ts';
 import type { Weight } from '../lowerings/weight.ts';
 import { decibels } from '../metrics/error.ts';
 import { isRowMajor } from '../tensor/matrix-view.ts';
+import { Tensor } from '../tensor/tensor.ts';
 import { withBiasRoom } from './bias-room.ts';
 import type { Executor } from './executor.ts';
-import { canSplit, type SolvedPart, type SolveJob } from './job.ts';
+import { canSplit, joinedField, type SolvedPart, type SolveJob } from './job.ts';
 import type { Planning, WeightPlan } from './plan.ts';
 import type { Recipe } from './recipe.ts';
 import type { WeightResult } from './report.ts';
@@ -60,7 +61,7 @@ export async function solveWeights(planning: Planning, options: SolveWeightsOpti
   const results: WeightResult[] = [];
   const byName = new Map(planning.weights.map((weight) => [weight.value.name, weight]));
   const tasks = planning.plan.weights.flatMap((plan): Task[] => {
-    if (!plan.quantize || formatOf(plan.quantize.scheme.split(':')[0]).kind !== 'int') return [];
+    if (!plan.quantize || isPlainFloat(plan.quantize.scheme)) return [];
     const weight = byName.get(plan.tensor);
     if (!weight) throw new HalftoneError('internal', `plan: expected weight "${plan.tensor}" in the model, got none`);
     const known = store.find(plan.tensor) !== undefined;
@@ -110,6 +111,11 @@ export async function solveWeights(planning: Planning, options: SolveWeightsOpti
   return { matrices, results };
 }
 
+/** Whether numbers are stored as shorter floats, without scales. */
+export function isPlainFloat(scheme: string): boolean {
+  return formatOf(parseScheme(scheme).format).kind === 'float';
+}
+
 /** Cuts a weight into jobs of whole rows. Each but the last fills whole bytes with codes of any width. */
 function jobsOf(
   weight: Weight,
@@ -147,9 +153,7 @@ function jobsOf(
   };
   const inMemory = job.data instanceof Uint8Array ? job.data : undefined;
   const whole =
-    parseScheme(quantize.scheme).granularity.kind === 'tensor' ||
-    !canSplit(use.view) ||
-    (inMemory && !isRowMajor(use.view));
+    needsWholeTensor(parseScheme(quantize.scheme)) || !canSplit(use.view) || (inMemory && !isRowMajor(use.view));
   const most = Math.max(wholeBytes, partBytes);
   if (whole && floatBytes > most) refuseWhole(plan, floatBytes, most, 'read');
   const step = whole ? rows : Math.max(8, Math.floor(partBytes / (columns * 4) / 8) * 8);
@@ -265,12 +269,19 @@ class Collected {
       codes: [this.#codesAt ?? 0, this.#codesBytes],
       scales: this.#keep(this.#parts.map(({ scales }) => scales)),
       zeroPoints: same ? zero : this.#keep(this.#parts.map((part) => zeroPointBytes(part, scaleType))),
+      ...this.#keepField('factors'),
+      ...this.#keepField('codebook'),
     };
   }
 
   /** Nothing of what will not be used stays in the store: what is written must not depend on how weights were cut. */
   #giveUp(): void {
     if (this.#codesAt !== undefined) this.#store.rewind(this.#codesAt);
+  }
+
+  #keepField(key: 'factors' | 'codebook'): { readonly [key in 'factors' | 'codebook']?: StoredRange } {
+    const bytes = joinedField(this.#parts, key)[key];
+    return bytes ? { [key]: this.#keep([bytes]) } : {};
   }
 
   #keep(pieces: readonly Uint8Array[]): StoredRange {
@@ -294,8 +305,15 @@ function matrixOf({ use }: Weight, finished: FinishedWeight, store: Store): Quan
     codes: store.range(finished.codes),
     scales: store.range(finished.scales),
     zeroPoints: typeof zeroPoints === 'number' ? zeroPoints : store.range(zeroPoints),
+    ...(finished.factors ? { factors: floatsIn(store, finished.factors) } : {}),
+    ...(finished.codebook ? { codebook: floatsIn(store, finished.codebook) } : {}),
   };
   const matrix = storedMatrix(scheme, rows, columns, stored);
   const isSmall = rows * columns < keptCodes && parameterLayout(scheme, rows, columns).count < keptCodes;
   return isSmall ? loadedMatrix(matrix) : matrix;
+}
+
+function floatsIn(store: Store, range: StoredRange): Float32Array {
+  const bytes = store.range(range).read();
+  return new Tensor('float32', [bytes.byteLength / 4], bytes).floats();
 }

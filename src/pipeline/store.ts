@@ -14,6 +14,8 @@ export interface FinishedWeight {
   readonly codes: StoredRange;
   readonly scales: StoredRange;
   readonly zeroPoints: number | StoredRange;
+  readonly factors?: StoredRange;
+  readonly codebook?: StoredRange;
 }
 
 export type StoredRange = readonly [offset: number, byteLength: number];

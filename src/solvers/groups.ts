@@ -87,6 +87,12 @@ function checkFinite(values: Float32Array, kernel: Kernel): void {
   }
 }
 
+/** @throws HalftoneError as `Solver.solve`. */
+export function checkWeights(values: Float32Array, rows: number, columns: number, options: SolveOptions): void {
+  checkInputs(values, rows, columns, options.importance);
+  checkFinite(values, options.kernel ?? bestKernel());
+}
+
 function checkInputs(values: Float32Array, rows: number, columns: number, importance: Float32Array | undefined): void {
   if (values.length !== rows * columns) {
     throw new HalftoneError('internal', `weights: expected ${rows}×${columns} numbers, got ${values.length}`);
@@ -102,7 +108,12 @@ function checkInputs(values: Float32Array, rows: number, columns: number, import
 }
 
 /** The codes a scheme may use: symmetric 8 and 16 bits leave out the lowest; reduced ranges are reduced. */
-function allowedCodes(format: IntFormat, symmetric: boolean, reduceRange: boolean): { min: number; max: number } {
+export function allowedCodes(
+  format: IntFormat,
+  symmetric: boolean,
+  reduceRange: boolean,
+): { readonly min: number; readonly max: number } {
+  if (format.least !== undefined) return { min: format.least, max: format.max };
   return format.bits >= 8 ? codeRange(format, symmetric, { reduceRange }) : { min: format.min, max: format.max };
 }
 
@@ -120,14 +131,15 @@ export function chooseParameters(
 ): MatrixParameters {
   checkScheme(scheme);
   const format = intFormatOf(scheme.format);
-  const { scaleType, symmetric } = scheme;
+  const { symmetric } = scheme;
+  const scaleType = scheme.scaleType === 'float16' ? 'float16' : 'float32';
   const { importance, reduceRange = false, positiveScale = false, kernel = bestKernel() } = options;
   checkInputs(values, rows, columns, importance);
   const layout = blockLayout(scheme, rows, columns);
   const constraints: Constraints = {
     format,
     symmetric,
-    zeroPoint: symmetricZeroPoint(format, { reduceRange }),
+    zeroPoint: format.least === undefined ? symmetricZeroPoint(format, { reduceRange }) : 0,
     floatZeroPoint: scheme.zeroPointType === 'float',
     ...allowedCodes(format, symmetric, reduceRange),
     scaleType,

@@ -50,7 +50,10 @@ export function nearest(
   const layout = parameterLayout(scheme, rows, columns);
   const scales = new Float32Array(layout.count);
   const zeroPoints = new Float32Array(layout.count);
-  const round = (value: number) => Tensor.float32([], [value]).converted(scheme.scaleType).floats()[0];
+  const round = (value: number) =>
+    Tensor.float32([], [value])
+      .converted(scheme.scaleType === 'float16' ? 'float16' : 'float32')
+      .floats()[0];
   for (let index = 0; index < layout.count; index++) {
     const perRow = layout.perRow || 1;
     const start = layout.perRow === 0 ? 0 : Math.floor(index / perRow) * columns + (index % perRow) * layout.blockSize;
