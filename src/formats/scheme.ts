@@ -64,6 +64,11 @@ export function needsWholeTensor({ format, granularity, scaleType }: Scheme): bo
   return formatOf(format).kind === 'codebook' && granularity.kind === 'block';
 }
 
+/** Whether a scheme's numbers are stored as shorter floats, without scales. */
+export function isPlainFloat(scheme: string): boolean {
+  return formatOf(parseScheme(scheme).format).kind === 'float';
+}
+
 /** Whether integers are stretched by plain scales: what most operators, and the fast kernels, take. */
 export function isAffine({ format, scaleType }: Scheme): boolean {
   return formatOf(format).kind === 'int' && (scaleType === 'float32' || scaleType === 'float16');

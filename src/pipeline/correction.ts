@@ -10,8 +10,8 @@
  * weights would give on the same inputs.
  */
 import { HalftoneError } from '../base/errors.ts';
-import { formatOf } from '../formats/index.ts';
 import type { QuantizedMatrix } from '../formats/quantized.ts';
+import { isPlainFloat } from '../formats/scheme.ts';
 import type { Model } from '../graph/model.ts';
 import type { Node } from '../graph/node.ts';
 import type { Value } from '../graph/value.ts';
@@ -52,7 +52,7 @@ export type Corrections = ReadonlyMap<string, Correction>;
 
 /** The layers of the main graph whose weights the plan quantizes to integers. */
 export function correctionTargets(planning: Planning): CorrectionTarget[] {
-  const quantized = new Set(planning.plan.weights.filter(isInteger).map((plan) => plan.tensor));
+  const quantized = new Set(planning.plan.weights.filter(hasCodes).map((plan) => plan.tensor));
   const targets: CorrectionTarget[] = [];
   for (const weight of planning.weights) {
     if (!quantized.has(weight.value.name)) continue;
@@ -65,8 +65,8 @@ export function correctionTargets(planning: Planning): CorrectionTarget[] {
   return targets;
 }
 
-function isInteger({ quantize }: WeightPlan): boolean {
-  return quantize !== undefined && formatOf(quantize.scheme.split(':')[0]).kind === 'int';
+function hasCodes({ quantize }: WeightPlan): boolean {
+  return quantize !== undefined && !isPlainFloat(quantize.scheme);
 }
 
 function targetOf(weight: Weight, node: Node, planning: Planning): CorrectionTarget | undefined {
@@ -261,13 +261,28 @@ export function setBias(target: CorrectionTarget, bias: Float32Array): void {
 /** The matrix with the scales of each row multiplied, rounded again to the type they are stored in. */
 export function withGain(matrix: QuantizedMatrix, gain: Float64Array): QuantizedMatrix {
   const loaded = loadedMatrix(matrix);
-  const perRow = loaded.scales.length / matrix.rows;
-  const isHalf = matrix.scheme.scaleType === 'float16';
-  const scales = loaded.scales.map((scale, index) => {
-    const scaled = scale * gain[Math.floor(index / perRow)];
-    return isHalf ? halfToFloat(floatToHalf(scaled)) : scaled;
+  const { rows, scales, factors, codebook, scheme } = loaded;
+  const round = (value: number) => (scheme.scaleType === 'float16' ? halfToFloat(floatToHalf(value)) : value);
+  const times = (numbers: Float32Array) => {
+    const perRow = numbers.length / rows;
+    return numbers.map((number, index) => round(number * gain[Math.floor(index / perRow)]));
+  };
+  if (codebook && codebook.length > scales.length && scheme.granularity.kind === 'channel') {
+    return { ...loaded, codebook: times(codebook) };
+  }
+  if (!factors) return { ...loaded, scales: times(scales) };
+  const scaled = times(factors);
+  const perRow = scales.length / rows;
+  const multiples = scales.map((scale, index) => {
+    const row = Math.floor(index / perRow);
+    return Math.round(scale / factors[row]) * scaled[row];
   });
-  return { ...loaded, scales };
+  return { ...loaded, factors: scaled, scales: multiples };
+}
+
+/** Whether every row has scales, or levels, of its own, so that a factor can go into them. */
+export function takesGain({ scheme, scales, rows }: QuantizedMatrix): boolean {
+  return scales.length >= rows && scheme.scaleType !== 'float8e8m0' && scheme.scaleType !== 'float8e4m3fn';
 }
 
 /** How many targets lie before each value, along the longest way: targets of one level do not depend on each other. */

@@ -8,7 +8,7 @@ import { lowerQdq } from '../lowerings/qdq.ts';
 import { SharedConstants, type Weight } from '../lowerings/weight.ts';
 import { fromMatrix } from '../tensor/matrix-view.ts';
 import { Tensor } from '../tensor/tensor.ts';
-import { type Correction, type CorrectionTarget, setBias, withGain } from './correction.ts';
+import { type Correction, type CorrectionTarget, setBias, takesGain, withGain } from './correction.ts';
 import type { Planning } from './plan.ts';
 
 /** Weight name → its quantized matrix. */
@@ -65,7 +65,7 @@ export function simulate(planning: Planning, matrices: Matrices): Simulation {
     },
     hasRowScales({ weight }) {
       const matrix = matrices.get(weight.value.name);
-      return matrix !== undefined && matrix.scales.length >= matrix.rows;
+      return matrix !== undefined && takesGain(matrix);
     },
     addTwin({ node, weight }) {
       const { graph } = node;

@@ -3,9 +3,8 @@
  * a store, in the order of the plan. What is found depends neither on the number of workers nor on how weights are cut.
  */
 import { HalftoneError } from '../base/errors.ts';
-import { formatOf } from '../formats/index.ts';
 import { parameterLayout, type QuantizedMatrix } from '../formats/quantized.ts';
-import { formatScheme, needsWholeTensor, parseScheme } from '../formats/scheme.ts';
+import { formatScheme, isPlainFloat, needsWholeTensor, parseScheme } from '../formats/scheme.ts';
 import { loadedMatrix, storedMatrix, zeroPointBytes } from '../kernel/index.ts';
 import type { Weight } from '../lowerings/weight.ts';
 import { decibels } from '../metrics/error.ts';
@@ -109,11 +108,6 @@ export async function solveWeights(planning: Planning, options: SolveWeightsOpti
     await parts.return(undefined);
   }
   return { matrices, results };
-}
-
-/** Whether numbers are stored as shorter floats, without scales. */
-export function isPlainFloat(scheme: string): boolean {
-  return formatOf(parseScheme(scheme).format).kind === 'float';
 }
 
 /** Cuts a weight into jobs of whole rows. Each but the last fills whole bytes with codes of any width. */

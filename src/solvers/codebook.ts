@@ -5,7 +5,7 @@ import type { Scheme } from '../formats/scheme.ts';
 import { type BlockLayout, blockLayout, encodeLevels, Levels } from '../kernel/index.ts';
 import { checkWeights } from './groups.ts';
 import { converge, Distribution, lloydMax } from './lloyd-max.ts';
-import { doubleQuantized, fitsHalf, powerScale, roundPlain, shortFactor, shortScales } from './scales.ts';
+import { doubleQuantized, fitsHalf, idleScale, powerScale, roundPlain, shortFactor, shortScales } from './scales.ts';
 import type { SolveOptions } from './solver.ts';
 
 /** Bins of a distribution: between these, and about eight to a number. */
@@ -141,25 +141,23 @@ function solveBlocks(
   );
   const levels = new Levels(codebook, true);
   let scales: Float32Array = new Float32Array(count);
+  const hasSign = scheme.scaleType !== 'float8e8m0' && scheme.scaleType !== 'float8e4m3fn';
   for (let parameter = 0; parameter < count; parameter++) {
     const [start, end] = rangeOf(parameter);
     const cover = ideal[parameter] * unit;
-    scales[parameter] =
-      cover < 2 ** -100
-        ? 1
-        : method === 'equal-mass'
-          ? cover
-          : fitScale(values, start, end, cover, levels, weighed, columns);
+    if (cover < 2 ** -100) scales[parameter] = idleScale(scheme.scaleType);
+    else if (method === 'equal-mass') scales[parameter] = cover;
+    else scales[parameter] = fitScale(values, start, end, cover, levels, weighed, columns, hasSign);
   }
   let stored = scheme;
   let more: Pick<QuantizedMatrix, 'factors'> = {};
   switch (scheme.scaleType) {
     case 'float8e8m0':
-      scales = scales.map((scale) => Math.sign(scale) * powerScale(Math.round(Math.log2(Math.abs(scale)))));
+      scales = scales.map((scale) => powerScale(Math.round(Math.log2(scale))));
       break;
     case 'float8e4m3fn': {
-      const factor = shortFactor(scales.reduce((most, scale) => Math.max(most, Math.abs(scale)), 0));
-      scales = scales.map((scale) => shortScales(Math.abs(scale), factor, 0)[0]);
+      const factor = shortFactor(scales.reduce((most, scale) => Math.max(most, scale), 0));
+      scales = scales.map((scale) => shortScales(scale, factor, 0)[0]);
       more = { factors: Float32Array.of(factor) };
       break;
     }
@@ -223,7 +221,7 @@ function learnTable(
     const finder = new Levels(Float32Array.from(levels), true);
     for (const [index, parameter] of blocks.entries()) {
       const [start, end] = rangeOf(parameter);
-      scales[index] = fitScale(values, start, end, scales[index], finder, importance, columns);
+      scales[index] = fitScale(values, start, end, scales[index], finder, importance, columns, true);
     }
   }
   return levels;
@@ -240,6 +238,7 @@ function fitScale(
   levels: Levels,
   importance: Float32Array | undefined,
   columns: number,
+  hasSign: boolean,
 ): number {
   let best = 0;
   let found = scale;
@@ -261,7 +260,7 @@ function fitScale(
   };
   for (const factor of scaleFactors) {
     offer(scale * factor);
-    offer(-scale * factor);
+    if (hasSign) offer(-scale * factor);
   }
   for (let round = 0; round < 3 && offer(found); round++);
   return found;

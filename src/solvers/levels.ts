@@ -4,7 +4,7 @@ import { createCodes, parameterLayout, type QuantizedMatrix } from '../formats/q
 import type { Scheme } from '../formats/scheme.ts';
 import { blockLayout, encodeLevels, Levels, levelsOf, quantizeMatrix } from '../kernel/index.ts';
 import { allowedCodes, checkWeights } from './groups.ts';
-import { doubleQuantized, fitsHalf, powerScale, roundPlain, shortFactor, shortScales } from './scales.ts';
+import { doubleQuantized, fitsHalf, idleScale, powerScale, roundPlain, shortFactor, shortScales } from './scales.ts';
 import type { SolveOptions } from './solver.ts';
 
 /** Scales that are tried, as factors of the one that makes the largest level meet the largest magnitude. */
@@ -139,7 +139,7 @@ export function solveLevels(
         const start = row * layout.columns + column;
         const end = row * layout.columns + Math.min(column + layout.blockSize, layout.columns);
         const magnitude = search.magnitude(start, end);
-        scales[index++] = magnitude < 2 ** -100 ? 1 : find(start, end, magnitude);
+        scales[index++] = magnitude < 2 ** -100 ? idleScale(scheme.scaleType) : find(start, end, magnitude);
       }
     }
   };

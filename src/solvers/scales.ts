@@ -68,3 +68,8 @@ export function doubleQuantized(
 export function roundPlain(scale: number, type: ScaleType): number {
   return roundStored(scale, type === 'float16' ? 'float16' : 'float32');
 }
+
+/** The scale of a group without magnitude: levels times it are next to nothing, whether 0 is among them or not. */
+export function idleScale(type: ScaleType): number {
+  return type === 'float16' ? 2 ** -13 : 2 ** -100;
+}

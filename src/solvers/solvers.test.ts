@@ -14,6 +14,7 @@ const integerIds = formatIds.filter((id) => formats.find((format) => format.id =
 
 const schemeTexts = integerIds.flatMap((id) => {
   const shapes = ['tensor', 'channel', 'g16'];
+  if (id === 'ternary') return shapes.map((shape) => `${id}:${shape}:sym`);
   const kinds = id.endsWith('int1') ? ['sym', 'asym'] : ['sym', 'asym', 'asym:float-zero'];
   return shapes.flatMap((shape) => kinds.map((kind) => `${id}:${shape}:${kind}`));
 });
