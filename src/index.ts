@@ -2,6 +2,7 @@
 export { type ErrorCode, errorCodes, HalftoneError, isHalftoneError } from './base/errors.ts';
 export { type ReadOptions, readOnnx } from './files/onnx/read.ts';
 export { writeOnnx } from './files/onnx/write.ts';
+export { type GgufType, type GgufTypeId, ggufTypeIds, ggufTypeOf, ggufTypeOfNumber } from './formats/gguf/index.ts';
 export { type FormatId, formatIds } from './formats/index.ts';
 export { formatScheme, parseScheme, type Scheme } from './formats/scheme.ts';
 export { Model } from './graph/model.ts';

@@ -9,7 +9,9 @@
  * the weights, and making up for it would shrink the signal layer after layer: there the deviation is the one that float
  * weights would give on the same inputs.
  */
+
 import { HalftoneError } from '../base/errors.ts';
+import { roundHalfToEven } from '../base/round.ts';
 import type { QuantizedMatrix } from '../formats/quantized.ts';
 import { isPlainFloat } from '../formats/scheme.ts';
 import type { Model } from '../graph/model.ts';
@@ -275,7 +277,7 @@ export function withGain(matrix: QuantizedMatrix, gain: Float64Array): Quantized
   const perRow = scales.length / rows;
   const multiples = scales.map((scale, index) => {
     const row = Math.floor(index / perRow);
-    return Math.round(scale / factors[row]) * scaled[row];
+    return roundHalfToEven(scale / factors[row]) * scaled[row];
   });
   return { ...loaded, factors: scaled, scales: multiples };
 }

@@ -1,4 +1,5 @@
 /** Learned levels: one table for the tensor, for each row, or for the numbers of a tensor divided by their block's scale. */
+import { roundHalfToEven } from '../base/round.ts';
 import { type CodebookFormat, formatOf } from '../formats/index.ts';
 import { parameterLayout, type QuantizedMatrix } from '../formats/quantized.ts';
 import type { Scheme } from '../formats/scheme.ts';
@@ -153,7 +154,7 @@ function solveBlocks(
   let more: Pick<QuantizedMatrix, 'factors'> = {};
   switch (scheme.scaleType) {
     case 'float8e8m0':
-      scales = scales.map((scale) => powerScale(Math.round(Math.log2(scale))));
+      scales = scales.map((scale) => powerScale(roundHalfToEven(Math.log2(scale))));
       break;
     case 'float8e4m3fn': {
       const factor = shortFactor(scales.reduce((most, scale) => Math.max(most, scale), 0));

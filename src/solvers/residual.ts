@@ -1,4 +1,5 @@
 /** Sums of scaled signs: greedy first, then scales and signs are improved in turns. */
+import { roundHalfToEven } from '../base/round.ts';
 import { formatOf } from '../formats/index.ts';
 import { parameterLayout, type QuantizedMatrix } from '../formats/quantized.ts';
 import type { Scheme } from '../formats/scheme.ts';
@@ -159,7 +160,7 @@ export function solveResidual(
     scales = rounded.scales;
     more = { factors: rounded.factors };
   } else if (scheme.scaleType === 'float8e8m0') {
-    scales = scales.map((scale) => powerScale(Math.round(Math.log2(scale))));
+    scales = scales.map((scale) => powerScale(roundHalfToEven(Math.log2(scale))));
   } else {
     // Digits matter in the first of a block; what the others lose is small beside it.
     const first = scales.filter((scale, index) => index % order === 0 && scale > 0);
