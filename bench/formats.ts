@@ -9,7 +9,6 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { formats } from '../src/formats/index.ts';
 import { namedSchemes } from '../src/formats/named.ts';
-import { dequantizeMatrix } from '../src/kernel/index.ts';
 import { findWeights } from '../src/lowerings/weight.ts';
 import {
   isHalftoneError,
@@ -25,10 +24,9 @@ import { inlineExecutor } from '../src/pipeline/executor.ts';
 import { makePlan } from '../src/pipeline/plan.ts';
 import { cloneModel, prepare } from '../src/pipeline/prepare.ts';
 import { makeRecipe } from '../src/pipeline/recipe.ts';
+import { simulate } from '../src/pipeline/simulate.ts';
 import { solveWeights } from '../src/pipeline/solve.ts';
 import { memoryStore } from '../src/pipeline/store.ts';
-import { fromMatrix } from '../src/tensor/matrix-view.ts';
-import { Tensor } from '../src/tensor/tensor.ts';
 import { assets, missingAssets } from './data.ts';
 import { dropOf, type Measured, measure, natsOf } from './measure.ts';
 import { benchmarksPath, provenance, table, writeBetweenMarkers } from './report.ts';
@@ -81,14 +79,11 @@ async function differenceOf(float: Model, scheme: string, samples: Samples, runt
   const { model } = opset > first.model.opset ? await prepare(first.model, runtime, opset) : first;
   const planning = makePlan(cloneModel(model), recipe);
   const { matrices } = await solveWeights(planning, { executor: inlineExecutor(), store: memoryStore() });
-  const plain = cloneModel(model);
+  const plain = simulate(makePlan(cloneModel(model), recipe), matrices).model;
   for (const weight of findWeights(plain)) {
-    const matrix = matrices.get(weight.value.name);
-    const plan = planning.plan.weights.find(({ tensor }) => tensor === weight.value.name);
-    if (matrix) {
-      weight.value.tensor = Tensor.float32(weight.tensor.shape, fromMatrix(dequantizeMatrix(matrix), weight.use.view));
-    } else if (plan?.quantize?.scheme === 'float16' || plan?.quantize?.scheme === 'bfloat16') {
-      weight.value.tensor = weight.tensor.converted(plan.quantize.scheme).converted('float32');
+    const stored = planning.plan.weights.find(({ tensor }) => tensor === weight.value.name)?.quantize?.scheme;
+    if (stored === 'float16' || stored === 'bfloat16') {
+      weight.value.tensor = weight.tensor.converted(stored).converted('float32');
     }
   }
   lowerModel(planning, matrices);

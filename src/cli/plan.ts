@@ -1,7 +1,7 @@
 /** Prints a plan: what each weight becomes and why. */
 import type { Plan, WeightPlan } from '../pipeline/plan.ts';
 import type { WeightResult } from '../pipeline/report.ts';
-import { bytes, count, decibels, plural, ratio } from './numbers.ts';
+import { bytes, count, decibels, plural } from './numbers.ts';
 import { type Column, table } from './table.ts';
 import type { Terminal } from './terminal.ts';
 
@@ -62,9 +62,19 @@ export function printWeights(plan: Plan, results: readonly WeightResult[], termi
     },
     { title: 'bytes', value: ({ floatBytes }) => count(floatBytes), align: 'right', optional: true },
     {
-      title: 'smaller',
-      value: (weight) => (done(weight)?.scheme ? ratio(weight.floatBytes, weight.predictedBytes) : ''),
+      title: 'bits',
+      value: (weight) => done(weight)?.bitsPerWeight?.toFixed(2) ?? '',
       align: 'right',
+    },
+    { title: 'runs as', value: (weight) => done(weight)?.executes ?? '', optional: true, shrinks: 'end' },
+    {
+      title: 'in memory',
+      value: (weight) => {
+        const loaded = done(weight)?.loadedBytes;
+        return loaded === undefined ? '' : count(loaded);
+      },
+      align: 'right',
+      optional: true,
     },
     {
       title: 'because',

@@ -10,6 +10,7 @@ import { cast } from '../lowerings/codes.ts';
 import { lowerDynamic, lowerDynamicLstm } from '../lowerings/dynamic.ts';
 import { lowerFoldAtLoad } from '../lowerings/fold-at-load.ts';
 import { lowerGatherBlock } from '../lowerings/gather-block.ts';
+import { lowerMatmulBnb4 } from '../lowerings/matmul-bnb4.ts';
 import { lowerMatmulNbits } from '../lowerings/matmul-nbits.ts';
 import { lowerQdq } from '../lowerings/qdq.ts';
 import { SharedConstants, type Weight } from '../lowerings/weight.ts';
@@ -50,6 +51,10 @@ export function lowerModel(planning: Planning, matrices: Matrices, store: Store 
       case 'matmul-nbits':
         model.useDomain('com.microsoft', 1);
         lowerMatmulNbits(weight, matrix, constants, planning.plan.recipe.accuracyLevel);
+        break;
+      case 'matmul-bnb4':
+        model.useDomain('com.microsoft', 1);
+        lowerMatmulBnb4(weight, matrix, constants);
         break;
       case 'gather-block':
         model.useDomain('com.microsoft', 1);

@@ -2,26 +2,27 @@
 
 import { functionWeights } from '../files/onnx/functions.ts';
 import { type FormatId, formatOf, intFormatOf } from '../formats/index.ts';
-import { parameterLayout } from '../formats/quantized.ts';
 import { formatScheme, parseScheme, type Scheme } from '../formats/scheme.ts';
 import type { Model } from '../graph/model.ts';
 import type { Node } from '../graph/node.ts';
 import type { Value } from '../graph/value.ts';
 import { bestKernel } from '../kernel/index.ts';
-import { dynamic, dynamicBytes } from '../lowerings/dynamic.ts';
-import { foldAtLoad, foldAtLoadBytes, foldAtLoadNodeBytes } from '../lowerings/fold-at-load.ts';
-import { gatherBlock, gatherBlockBytes } from '../lowerings/gather-block.ts';
+import { dynamic } from '../lowerings/dynamic.ts';
+import { foldAtLoad, foldAtLoadNodeBytes } from '../lowerings/fold-at-load.ts';
+import { gatherBlock } from '../lowerings/gather-block.ts';
 import type { LoweringId } from '../lowerings/index.ts';
 import { chooseIntegerNodes, type IntegerNodes } from '../lowerings/integer-nodes.ts';
 import { refusesViews } from '../lowerings/linear.ts';
-import { matmulNbits, matmulNbitsBytes } from '../lowerings/matmul-nbits.ts';
-import { type ActivationParameters, activationOpset, qdq } from '../lowerings/qdq.ts';
+import { matmulBnb4 } from '../lowerings/matmul-bnb4.ts';
+import { matmulNbits } from '../lowerings/matmul-nbits.ts';
+import { type ActivationParameters, activationFormatOf, activationOpset, qdq, standsAlone } from '../lowerings/qdq.ts';
 import { findWeights, type Weight, type WeightKind, type WeightLowering } from '../lowerings/weight.ts';
 import { affineParameters, type RangeId, rangeOf } from '../ranges/index.ts';
 import type { StatisticState } from '../statistics/index.ts';
 import { groupStatistic, type Statistics } from './calibrate.ts';
 import { findPositions } from './positions.ts';
 import { hasStaticActivations, matches, type Recipe, type Rule, type WeightRange } from './recipe.ts';
+import { storageOf } from './storage.ts';
 
 export interface WeightPlan {
   readonly tensor: string;
@@ -111,7 +112,10 @@ export function makePlan(model: Model, recipe: Recipe, statistics?: Statistics):
       const weight = byNode.get(node);
       if (!weight) return true;
       const { use } = wishes.get(weight.value) ?? {};
-      if (!use?.scheme || (use.lowering && use.lowering !== 'qdq' && use.lowering !== 'qoperator')) return false;
+      if (!use?.scheme) return false;
+      // Beside pairs that stand alone, weights of any scheme are folded when the file is loaded.
+      if (standsAlone(recipe.activations)) return ['qdq', 'fold-at-load', undefined].includes(use.lowering);
+      if (use.lowering && use.lowering !== 'qdq' && use.lowering !== 'qoperator') return false;
       return (
         qdq.refuses(weight, use.scheme) === undefined &&
         refusesViews(weight) === undefined &&
@@ -124,6 +128,8 @@ export function makePlan(model: Model, recipe: Recipe, statistics?: Statistics):
           'set its session option session.qdqisint8allowed to 1, or use uint8 activations or --lowering qoperator.',
       );
     }
+    const note = simulationNote(recipe.activations);
+    if (note && integer.units.size > 0) notes.push(note);
     if (integer.units.size === 0 && [...wishes.values()].every(({ use }) => use?.lowering === undefined)) {
       notes.push(
         'No operator of this model runs in integer arithmetic in ONNX Runtime; only its weights are quantized.',
@@ -195,7 +201,7 @@ function defaultRules(
   notes: string[],
 ): Rule[] {
   if (recipe.uniform || recipe.weights === 'float') return [];
-  const format = formatOf(recipe.weights.split(':')[0]);
+  const format = formatOf(parseScheme(recipe.weights).format);
   if (format.bits >= 8) return [];
   const layers = weights.filter(({ use }) => use.kind !== 'other');
   const total = layers.reduce((sum, weight) => sum + weight.tensor.byteLength, 0);
@@ -321,9 +327,7 @@ function planWeight(weight: Weight, wish: Wish, recipe: Recipe, integer: Integer
   const unfit = unfitReason(weight, recipe);
   if (unfit) return { ...base, predictedBytes: base.floatBytes, because: unfit };
   const { lowering, scheme, reason } = chooseLowering(weight, wish.use, recipe, integer);
-  const { rows, columns } = use.view;
-  const { count } = parameterLayout(scheme, rows, columns);
-  const predictedBytes = bytesIn(lowering, weight, scheme, count);
+  const { bytes: predictedBytes } = storageOf(weight, scheme, lowering);
   const because = reason ? `${wish.because}; ${reason}` : wish.because;
   if (lowering === 'fold-at-load' && predictedBytes + foldAtLoadNodeBytes(scheme) >= base.floatBytes) {
     return { ...base, predictedBytes: base.floatBytes, because: `${formatScheme(scheme)} would not make it smaller` };
@@ -351,17 +355,21 @@ function chooseLowering(
   integer: IntegerNodes | undefined,
 ): { lowering: LoweringId; scheme: Scheme; reason?: string } {
   const { scheme } = use;
-  // ONNX Runtime takes pairs of fewer than 8 bits for ones it has integer kernels for, and then fails to load the model:
-  // weights without pairs keep it from fusing.
-  const fusable = integer && intFormatOf(recipe.activations).bits >= 8;
-  if (fusable && weight.uses.every((other) => integer.units.has(other.node))) {
+  const alone = integer && standsAlone(recipe.activations);
+  if (integer && !alone && weight.uses.every((other) => integer.units.has(other.node))) {
     return { lowering: recipe.lowering === 'qoperator' ? 'qoperator' : 'qdq', scheme };
   }
-  const entries: Record<string, WeightLowering> = { 'matmul-nbits': matmulNbits, 'gather-block': gatherBlock, dynamic };
+  const entries: Record<string, WeightLowering> = {
+    'matmul-nbits': matmulNbits,
+    'matmul-bnb4': matmulBnb4,
+    'gather-block': gatherBlock,
+    dynamic,
+  };
   const wanted: LoweringId[] = [];
   if (use.lowering) wanted.push(use.lowering);
+  else if (alone && weight.uses.some((other) => integer.units.has(other.node))) wanted.push('fold-at-load');
   else if (recipe.activations === 'dynamic') wanted.push('dynamic');
-  else wanted.push('matmul-nbits', 'gather-block');
+  else wanted.push('matmul-nbits', 'matmul-bnb4', 'gather-block');
   let reason: string | undefined;
   for (const id of wanted) {
     if (id === 'fold-at-load') return { lowering: id, scheme };
@@ -374,32 +382,15 @@ function chooseLowering(
 }
 
 function requiredOpset(lowering: LoweringId, scheme: Scheme): number {
-  const entry: WeightLowering | undefined = [qdq, dynamic, matmulNbits, gatherBlock, foldAtLoad].find(
+  const entry: WeightLowering | undefined = [qdq, dynamic, matmulNbits, matmulBnb4, gatherBlock, foldAtLoad].find(
     ({ id }) => id === (lowering === 'qoperator' ? 'qdq' : lowering),
   );
   return entry?.requiredOpset(scheme) ?? 0;
 }
 
-function bytesIn(lowering: LoweringId, weight: Weight, scheme: Scheme, parameters: number): number {
-  const { rows, columns } = weight.use.view;
-  switch (lowering) {
-    case 'matmul-nbits':
-      return matmulNbitsBytes(rows, columns, parameters, { scheme });
-    case 'gather-block':
-      return gatherBlockBytes(rows, columns, parameters, { scheme });
-    case 'dynamic':
-      return dynamicBytes(rows, columns, parameters, { scheme });
-    case 'fold-at-load':
-      return foldAtLoadBytes(rows, columns, parameters, { scheme });
-    default: {
-      const { bits } = intFormatOf(scheme.format);
-      return Math.ceil((rows * columns * bits) / 8) + parameters * (scheme.symmetric ? 4 : 5);
-    }
-  }
-}
-
 function planActivations(integer: IntegerNodes, recipe: Recipe, statistics: Statistics | undefined): ActivationPlan[] {
-  const format = intFormatOf(recipe.activations);
+  const format = activationFormatOf(recipe.activations);
+  const isFloat = format.kind === 'levels';
   const range = rangeOf(recipe.range);
   const states = new Map<string, StatisticState | undefined>();
   const clips = clipsOf(integer);
@@ -420,16 +411,27 @@ function planActivations(integer: IntegerNodes, recipe: Recipe, statistics: Stat
     const base = { tensor: value.name, format: format.id as FormatId, range: recipe.range, group };
     // A result that a Relu or Clip was absorbed into needs its lowest code to stand for the lower bound.
     const clipped = members.some((member) => clips.has(member));
-    const symmetric = recipe.symmetricActivations && !clipped;
+    const symmetric = isFloat || (recipe.symmetricActivations && !clipped);
     if (!state) {
       plans.push({ ...base, symmetric });
       continue;
     }
-    const interval = range.choose(state, { format, symmetric, percentile: recipe.percentile });
+    // Floats get the interval that integers of as many bits would.
+    const codes = isFloat ? intFormatOf('int8') : format;
+    const interval = range.choose(state, { format: codes, symmetric, percentile: recipe.percentile });
     const { scale, zeroPoint } = affineParameters(interval, format, symmetric, { reduceRange: false });
     plans.push({ ...base, symmetric, interval, scale, zeroPoint });
   }
   return plans;
+}
+
+/** What to expect of activations that ONNX Runtime has no arithmetic for. */
+function simulationNote(activations: string): string | undefined {
+  if (activations === 'uint8' || activations === 'int8') return undefined;
+  return (
+    `ONNX Runtime's CPU and WebAssembly kernels have no arithmetic for ${activations}: this simulates it in float, ` +
+    'which is slower than the float model by about 8 milliseconds for a million activations.'
+  );
 }
 
 /** Results whose Relu or Clip is left to saturation. */

@@ -1,6 +1,7 @@
 /** The whole way from a float model to a quantized one with its report: seven steps, each a plain value. */
 import { HalftoneError } from '../base/errors.ts';
 import { serializedBytes } from '../files/onnx/write.ts';
+import { parseScheme } from '../formats/scheme.ts';
 import { inferDtypes } from '../graph/dtypes.ts';
 import type { Model } from '../graph/model.ts';
 import { quantizeBiases } from '../lowerings/qdq.ts';
@@ -35,6 +36,7 @@ import type { Report, WeightResult } from './report.ts';
 import { refuseTooLargeToRun, runnableBytes } from './runnable.ts';
 import { type Matrices, simulate } from './simulate.ts';
 import { type SolveWeightsOptions, solveWeights } from './solve.ts';
+import { storageOf } from './storage.ts';
 import { memoryStore, type Store } from './store.ts';
 
 /** The steps that progress events name. */
@@ -236,7 +238,7 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
   const report: Report = {
     version: 1,
     plan: planning.plan,
-    weights: merged(results, lowered),
+    weights: merged(results, lowered).map((result) => withStorage(result, planning)),
     passes: [...new Set([...first.changed, ...prepared.changed])],
     floatBytes,
     quantizedBytes,
@@ -279,6 +281,15 @@ function merged(solved: readonly WeightResult[], lowered: readonly WeightResult[
   const results = new Map(solved.map((result) => [result.tensor, result]));
   for (const result of lowered) results.set(result.tensor, { ...results.get(result.tensor), ...result });
   return [...results.values()];
+}
+
+/** The result with what the weight takes in the file and in memory. */
+function withStorage(result: WeightResult, planning: Planning): WeightResult {
+  const weight = planning.weights.find(({ value }) => value.name === result.tensor);
+  const quantize = planning.plan.weights.find(({ tensor }) => tensor === result.tensor)?.quantize;
+  if (!weight || !quantize || !result.scheme || result.left) return result;
+  const storage = storageOf(weight, parseScheme(result.scheme), result.instead?.lowering ?? quantize.lowering);
+  return { ...result, ...storage, bitsPerWeight: (storage.bytes * 8) / weight.tensor.size };
 }
 
 /** Labels are checked before the long work where the model itself says how many classes there are. */

@@ -10,6 +10,13 @@ export interface WeightResult {
   readonly scheme?: string;
   /** Signal to quantization noise of the weight itself, in dB. */
   readonly sqnr?: number;
+  /** Bytes of its codes, scales, zero points and codebooks in the file, and these in bits for each weight. */
+  readonly bytes?: number;
+  readonly bitsPerWeight?: number;
+  /** The operators that compute with it, and in what. */
+  readonly executes?: string;
+  /** Bytes that the runtime holds for it once the file is loaded. */
+  readonly loadedBytes?: number;
   /** Set where the plan could not be carried out. */
   readonly left?: string;
   /** Set where the weight is written in another way than the plan says, and why. */
