@@ -38,9 +38,17 @@ export function packedBytes(count: number, bits: number): number {
   return planesOf[bits].reduce((sum, plane) => sum + Math.ceil((count * plane) / 8), 0);
 }
 
+/** How many planes `packedCodes` stores codes as; 0 where each has whole bytes of its own. */
+export function planeCount(bits: number): number {
+  return bits < 8 ? planesOf[bits].length : 0;
+}
+
+/** What unpacked codes are: numbers to compute with, or indices into a table. */
+export type CodeType = 'float32' | 'int32';
+
 /**
- * A float32 value of `shape` in `graph` that holds unsigned codes of 1 to 8 or 16 bits, stored packed. Uses BitShift
- * (opset 11), Cast, Mul, Add, Reshape and Slice (opset 10).
+ * A value of `shape` in `graph` that holds unsigned codes of 1 to 8 or 16 bits, stored packed. Uses BitShift (opset 11),
+ * Cast, Mul, Add, Reshape and Slice (opset 10).
  */
 export function packedCodes(
   graph: Graph,
@@ -49,22 +57,23 @@ export function packedCodes(
   codes: Uint8Array | Uint16Array,
   bits: number,
   shape: Shape,
+  type: CodeType = 'float32',
 ): Value {
   if (bits === 16) {
     const value = graph.addInitializer(`${name}/codes`, new Tensor('uint16', shape, bytesOf(codes)));
-    return cast(graph, value, 'float32', inner);
+    return cast(graph, value, type, inner);
   }
   const planes = planesOf[bits];
   if (!planes) throw new HalftoneError('internal', `"${name}": expected codes of 1 to 8 or 16 bits, got ${bits}`);
   if (bits === 8) {
-    return cast(graph, graph.addInitializer(`${name}/codes`, Tensor.uint8(shape, codes)), 'float32', inner);
+    return cast(graph, graph.addInitializer(`${name}/codes`, Tensor.uint8(shape, codes)), type, inner);
   }
   let sum: Value | undefined;
   let offset = 0;
   for (const plane of planes) {
-    const part = unpackedPlane(graph, constants, name, codes, plane, offset, planes.length);
+    const part = unpackedPlane(graph, constants, name, codes, plane, offset, planes.length, type);
     if (sum) {
-      const weight = constants.get(`two_to_${offset}`, () => Tensor.float32([], [2 ** offset]));
+      const weight = constants.get(`two_to_${offset}_${type}`, () => Tensor[type]([], [2 ** offset]));
       const scaled = op(graph, 'Mul', [part, weight], inner);
       sum = op(graph, 'Add', [sum, scaled], inner);
     } else {
@@ -77,9 +86,9 @@ export function packedCodes(
 }
 
 /**
- * `width` bits of each code from bit `offset` on, as float32: [count], or [8 / width, bytes] in the same order. Codes that share a byte are far apart:
- * byte b of B holds codes b, B + b, 2·B + b …, the first in its lowest bits. Shifts then run over long rows; over pairs
- * of 4-bit neighbours they take about twelve times as long (measured, onnxruntime 1.30).
+ * `width` bits of each code from bit `offset` on: [count], or [8 / width, bytes] in the same order. Codes that share a
+ * byte are far apart: byte b of B holds codes b, B + b, 2·B + b …, the first in its lowest bits. Shifts then run over
+ * long rows; over pairs of 4-bit neighbours they take about twelve times as long (measured, onnxruntime 1.30).
  */
 function unpackedPlane(
   graph: Graph,
@@ -89,6 +98,7 @@ function unpackedPlane(
   width: number,
   offset: number,
   planes: number,
+  type: CodeType,
 ): Value {
   const perByte = 8 / width;
   const length = Math.ceil(codes.length / perByte);
@@ -108,15 +118,20 @@ function unpackedPlane(
   const right = constants.get(`right_${width}`, () => Tensor.uint8([], [8 - width]));
   const high = op(graph, 'BitShift', [packed, left], inner, { direction: 'LEFT' });
   const low = op(graph, 'BitShift', [high, right], inner, { direction: 'RIGHT' });
-  const rows = cast(graph, low, 'float32', inner);
+  const rows = cast(graph, low, type, inner);
   const whole = length * perByte === codes.length;
   // The one plane of 1, 2 or 4-bit codes is brought into its final shape by the caller.
   if (whole && planes === 1) return rows;
-  const floats = reshape(graph, constants, rows, [length * perByte], inner);
-  if (whole) return floats;
+  const flat = reshape(graph, constants, rows, [length * perByte], inner);
+  return whole ? flat : firstOf(graph, constants, flat, codes.length);
+}
+
+/** The first `count` numbers of a value along its axis 0, or along axis 1. */
+export function firstOf(graph: Graph, constants: SharedConstants, value: Value, count: number, axis: 0 | 1 = 0): Value {
   const start = constants.get('zero', () => Tensor.int64([1], [0]));
-  const end = constants.get(`length_${codes.length}`, () => Tensor.int64([1], [codes.length]));
-  return op(graph, 'Slice', [floats, start, end], inner);
+  const end = constants.get(`length_${count}`, () => Tensor.int64([1], [count]));
+  const axes = axis === 0 ? [] : [constants.get('one', () => Tensor.int64([1], [1]))];
+  return op(graph, 'Slice', [value, start, end, ...axes], inner);
 }
 
 /** A node with one new output, which it returns. */

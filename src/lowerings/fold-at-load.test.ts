@@ -1,12 +1,15 @@
 /** Fold-at-load against ONNX Runtime: rebuilt weights are the quantized ones, to the bit, and nothing but layers runs. */
 import { describe, expect, it } from 'vitest';
+import { emptyModel as emptyModelOf } from '../../test/support/before-after.ts';
 import {
   addInput,
   addOutput,
   branchesModel,
+  copyOf,
   dequantized,
   emptyModel,
   executedOperators,
+  finished,
   noiseTensor,
   quantized,
   relativeError,
@@ -14,15 +17,19 @@ import {
   withDequantized,
   withLowered,
 } from '../../test/support/lowered.ts';
-import { parameterLayout } from '../formats/quantized.ts';
-import { formatScheme, parseScheme } from '../formats/scheme.ts';
+import { formatIds, formatOf } from '../formats/index.ts';
+import { namedSchemes } from '../formats/named.ts';
+import { parameterLayout, type QuantizedMatrix } from '../formats/quantized.ts';
+import { formatScheme, isAffine, parseScheme, type Scheme } from '../formats/scheme.ts';
 import type { Graph } from '../graph/graph.ts';
 import type { Model } from '../graph/model.ts';
 import type { Value } from '../graph/value.ts';
 import type { Feeds } from '../runtime/runtime.ts';
+import { solverOf } from '../solvers/index.ts';
+import { toMatrix } from '../tensor/matrix-view.ts';
 import { type Shape, Tensor } from '../tensor/tensor.ts';
 import { foldAtLoad, foldAtLoadBytes, lowerFoldAtLoad } from './fold-at-load.ts';
-import { findWeights, type Weight } from './weight.ts';
+import { findWeights, SharedConstants, type Weight } from './weight.ts';
 
 const widths = [2, 3, 4, 5, 6, 7, 8, 16];
 
@@ -154,8 +161,8 @@ const layers: readonly Layer[] = [
 ];
 
 /** One layer per scheme, all of the same input, each with its result as an output. */
-function build(layer: Layer, count: number): { model: Model; feeds: Feeds } {
-  const model = emptyModel();
+function build(layer: Layer, count: number, opset = 17): { model: Model; feeds: Feeds } {
+  const model = emptyModelOf(opset);
   const { graph } = model;
   const dtype = layer.dtype ?? 'float32';
   const x = addInput(graph, 'x', layer.input, layer.indices ? 'int64' : dtype);
@@ -242,35 +249,6 @@ describe('fold-at-load', () => {
     },
   );
 
-  it('stores as many bytes as it predicts', () => {
-    for (const text of [
-      'int8:channel:sym',
-      'uint8:channel:asym',
-      'int4:g32:asym',
-      'int3:g7:asym',
-      'uint5:channel:asym:float-zero',
-      'int16:channel:asym',
-      'int2:g16:sym:scale32',
-      'uint1:channel',
-    ]) {
-      const scheme = parseScheme(text);
-      const model = emptyModel();
-      const weight = model.graph.addInitializer('w', weightTensor([40, 64], 5));
-      addOutput(
-        model.graph,
-        model.graph
-          .add({ op: 'MatMul', inputs: [addInput(model.graph, 'x', [1, 40]), weight], outputs: ['y'] })
-          .output(),
-      );
-      const lowered = withLowered(model, () => scheme, foldAtLoad, lowerFoldAtLoad);
-      const stored = [...lowered.graph.initializers]
-        .filter((value) => !value.name.startsWith('halftone/'))
-        .reduce((sum, value) => sum + value.tensor!.bytes.byteLength, 0);
-      const { count } = parameterLayout(scheme, 64, 40);
-      expect(stored, text).toBe(foldAtLoadBytes(64, 40, count, { scheme }));
-    }
-  });
-
   it('takes negative scales', async () => {
     const scheme = parseScheme('int4:g32:sym');
     const model = emptyModel();
@@ -338,6 +316,109 @@ describe('fold-at-load', () => {
         await run(lowered, feeds),
       ];
       expect(relativeError(expected.y, found.y)).toBeLessThan(1e-6);
+    }
+  });
+});
+
+/** The scheme, where there is one of this name. Sums of signs have no scales that are multiples of a float8. */
+function schemesCalled(text: string): Scheme[] {
+  if (/^binary.*e4m3$/.test(text)) return [];
+  try {
+    return [parseScheme(text)];
+  } catch {
+    return [];
+  }
+}
+
+/** Every format with everything that may share a scale and every type of scale, but those that are tested above. */
+const allSchemes = [
+  ...formatIds
+    .filter((id) => formatOf(id).kind !== 'float')
+    .flatMap((id) =>
+      ['tensor', 'channel', 'g20', 'g7', 'g4096'].flatMap((share) =>
+        ['scale32', 'scale16', 'scale8', 'scale-e8m0', 'scale-e4m3'].flatMap((scale) =>
+          (formatOf(id).kind === 'int' ? [':sym', ':asym'] : ['']).flatMap((zero) =>
+            schemesCalled(`${id}:${share}${zero}:${scale}`),
+          ),
+        ),
+      ),
+    )
+    .filter((scheme) => scheme.format === 'ternary' || !isAffine(scheme)),
+  ...namedSchemes.flatMap(({ id }) => [parseScheme(id), parseScheme(`${id}:g12`)]),
+];
+
+/** A model as lowered, the same with the numbers that its weights stand for, and what each was quantized to. */
+interface Pair {
+  readonly lowered: Model;
+  readonly float: Model;
+  readonly matrices: ReadonlyMap<string, QuantizedMatrix>;
+}
+
+function lowerSolved(model: Model, schemeOf: (weight: Weight) => Scheme): Pair {
+  const [lowered, float] = [copyOf(model), copyOf(model)];
+  const constants = new SharedConstants(lowered);
+  const matrices = new Map<string, QuantizedMatrix>();
+  for (const weight of findWeights(lowered)) {
+    const { view } = weight.use;
+    const values = toMatrix(weight.tensor.floats(), view);
+    const matrix = solverOf('search').solve(values, view.rows, view.columns, schemeOf(weight));
+    matrices.set(weight.value.name, matrix);
+    lowerFoldAtLoad(weight, matrix, constants);
+  }
+  for (const weight of findWeights(float)) {
+    weight.value.tensor = dequantized(weight, matrices.get(weight.value.name) as QuantizedMatrix);
+  }
+  return { lowered: finished(lowered), float, matrices };
+}
+
+/** Bytes of the initializers of each layer, without what all share. */
+function storedBytes(model: Model): Map<string, number> {
+  const bytes = new Map<string, number>();
+  for (const { name, tensor } of model.graph.initializers) {
+    const [layer, which] = name.split('/');
+    if (layer === 'halftone' || !tensor) continue;
+    const key = `${layer}/${which}`;
+    bytes.set(key, (bytes.get(key) ?? 0) + tensor.byteLength);
+  }
+  return bytes;
+}
+
+describe.each([
+  ['MatMul', 1],
+  ['Conv', 3],
+  ['ConvTranspose', 5],
+  ['LSTM, two directions', 7],
+  ['Gather', 7],
+  ['MatMul, float16', 5],
+])('fold-at-load of every kind of format: %s', (name, step) => {
+  const layer = layers.find((candidate) => candidate.name === name) as Layer;
+  const some = allSchemes.filter((_, index) => index % step === 0);
+
+  it.each([11, 19])('is exact, is folded, and has the bytes predicted, at opset %i', async (opset) => {
+    const chosen = some.filter((scheme) => foldAtLoad.requiredOpset(scheme) === opset);
+    const { model, feeds } = build(layer, chosen.length, opset);
+    const { lowered, float, matrices } = lowerSolved(model, schemeFrom(chosen) as (weight: Weight) => Scheme);
+
+    const bytes = storedBytes(lowered);
+    for (const [weight, { scheme: asked, rows, columns, zeroPoints }] of matrices) {
+      const scheme = { ...asked, symmetric: zeroPoints.every((zeroPoint) => zeroPoint === zeroPoints[0]) };
+      const { count } = parameterLayout(scheme, rows, columns);
+      expect(bytes.get(weight), formatScheme(scheme)).toBe(foldAtLoadBytes(rows, columns, count, { scheme }));
+    }
+    expect(await executedOperators(lowered)).toEqual(await executedOperators(float));
+
+    const made = new Map(lowered.graph.nodes.map((node) => [node.output().name, node.output()]));
+    const rebuilt = (weight: string) => `${weight}/${layer.dtype ?? 'weight'}`;
+    for (const weight of matrices.keys()) addOutput(lowered.graph, made.get(rebuilt(weight)) as Value, layer.dtype);
+    const expected = await run(float, feeds);
+    const found = await run(lowered, feeds);
+    for (const { value, tensor } of findWeights(float)) {
+      const text = formatScheme((matrices.get(value.name) as QuantizedMatrix).scheme);
+      expect(relativeError(tensor, found[rebuilt(value.name)]), text).toBe(0);
+    }
+    for (const [index, key] of Object.keys(expected).entries()) {
+      const text = formatScheme(chosen[index]);
+      expect(relativeError(expected[key], found[key]), text).toBeLessThan(layer.tolerance ?? 1e-6);
     }
   });
 });
