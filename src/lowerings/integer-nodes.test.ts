@@ -270,6 +270,13 @@ describe('biases', () => {
     }
   });
 
+  test.each(['int16', 'uint16'] as const)(
+    'of dead channels do not overflow beside %s activations',
+    async (activations) => {
+      await check((b, x) => dead(b, x), { activations }, { floor: 35 });
+    },
+  );
+
   test('an ordinary bias lies within half a step of its float value', async () => {
     const { model, builder } = await check((b, x) => b.conv(x, 4, 8));
     const pair = model.graph.nodes.find((node) => node.op === 'Conv')!.input(2).producer!;

@@ -3,6 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { decibels, run } from '../../test/support/lowered.ts';
 import { executedOps, quantizeStatic, stepsApart } from '../../test/support/static.ts';
 import { build, fusedCases, type StaticCase, unfusedCases } from '../../test/support/static-cases.ts';
+import { formatOf } from '../formats/index.ts';
 import type { QuantizeOptions } from '../pipeline/quantize.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 
@@ -11,6 +12,14 @@ const aside = ['QuantizeLinear', 'DequantizeLinear', 'Transpose', 'ReorderInput'
 /** int8 activations all stay int8 only with this option. */
 const int8Allowed = { config: { 'session.qdqisint8allowed': '1' } };
 
+/** The largest distance of neighbouring numbers in a format, in scales. */
+function widestStep(id: string): number {
+  const format = formatOf(id);
+  if (format.kind !== 'levels') return 1;
+  const levels = [...format.levels].filter((level) => !Number.isNaN(level)).sort((a, b) => b - a);
+  return levels[0] - levels[1];
+}
+
 async function check(one: StaticCase, options: QuantizeOptions = {}) {
   const b = build(one);
   const { model, report, feeds } = await quantizeStatic(b.model, options);
@@ -18,7 +27,8 @@ async function check(one: StaticCase, options: QuantizeOptions = {}) {
   expect(model.graph.inputs.map(({ name, type }) => [name, type?.dtype])).toEqual([['x', 'float32']]);
   expect(model.graph.outputs.map(({ name, type }) => [name, type?.dtype])).toEqual([[output.name, 'float32']]);
   // Without a quantized result the output differs by what float sums differ, and by steps inside.
-  const step = report.plan.activations.find(({ tensor }) => tensor === output.name)?.scale ?? 0.02;
+  const scale = report.plan.activations.find(({ tensor }) => tensor === output.name)?.scale;
+  const step = scale === undefined ? 0.02 : scale * widestStep(report.plan.recipe.activations);
   expect(await stepsApart(model, model, feeds, step)).toBeLessThanOrEqual(1.001);
   const options8 = options.activations === 'int8' ? int8Allowed : {};
   const ran = await executedOps(model, options8);
@@ -94,6 +104,10 @@ describe.each<[string, QuantizeOptions, number]>([
   ['int4', { activations: 'int4' }, 8],
   ['uint2', { activations: 'uint2' }, -6],
   ['int2', { activations: 'int2' }, -6],
+  ['float8e4m3fn', { activations: 'float8e4m3fn' }, 20],
+  ['float8e5m2', { activations: 'float8e5m2' }, 14],
+  ['float8e4m3fnuz', { activations: 'float8e4m3fnuz' }, 20],
+  ['float8e5m2fnuz', { activations: 'float8e5m2fnuz' }, 14],
 ])('%s activations', (_, options, floor) => {
   const cases = [
     ...pick('Concat of a Relu and none', 'MaxPool', 'Squeeze, Unsqueeze', 'MatMul of two activations'),
@@ -105,4 +119,55 @@ describe.each<[string, QuantizeOptions, number]>([
     expect(ran).toContain('QuantizeLinear');
     expect(sqnr).toBeGreaterThan(floor);
   });
+});
+
+describe('float8 activations', () => {
+  const relus: StaticCase = {
+    name: 'Conv + Relu + Conv',
+    shape: [1, 4, 8, 8],
+    body: (b, x) => b.conv(b.add('Relu', [b.conv(x, 4, 4)]), 4, 4),
+    runs: [],
+  };
+
+  test.each<[QuantizeOptions, number]>([
+    [{ activations: 'float8e4m3fn' }, 448],
+    [{ activations: 'float8e5m2' }, 57344],
+  ])('%o: the largest number stands for the largest value, and a Relu stays', async (options, largest) => {
+    const b = build(relus);
+    const { model, report, feeds } = await quantizeStatic(b.model, options);
+    const seen = Math.max(...feeds.flatMap((feed) => [...feed.x.floats()].map(Math.abs)));
+    const input = report.plan.activations.find(({ tensor }) => tensor === 'x');
+    expect(input).toMatchObject({ range: 'min-max', symmetric: true, zeroPoint: 0 });
+    expect(input?.scale).toBe(Math.fround(seen / largest));
+    expect(model.opset).toBe(19);
+    expect(model.graph.nodes.map(({ op }) => op)).toContain('Relu');
+    const [result] = Object.values(await run(model, feeds[0]));
+    const scale = report.plan.activations.find(({ tensor }) => tensor === b.graph.outputs[0].name)?.scale ?? 0;
+    const format = formatOf(options.activations ?? '');
+    const levels = format.kind === 'levels' ? format.levels.map((level) => Math.fround(level * scale)) : [];
+    for (const value of result.floats()) expect(levels).toContain(value);
+    expect(report.notes.join()).toContain(`no arithmetic for ${options.activations}`);
+  });
+
+  test.each(['int8', 'int4:g32', 'float8e4m3fn', 'uint4:channel'])(
+    'weights %s are folded, never pairs',
+    async (weights) => {
+      const b = build({
+        shape: [2, 64],
+        body: (b, x) =>
+          b.add('MatMul', [b.add('Relu', [b.add('MatMul', [x, b.weight([64, 64])])]), b.weight([64, 64])]),
+      });
+      const { report, model, feeds } = await quantizeStatic(b.model, {
+        activations: 'float8e4m3fn',
+        weights,
+        uniform: true,
+      });
+      expect(report.plan.weights.map(({ quantize }) => quantize?.lowering)).toEqual(['fold-at-load', 'fold-at-load']);
+      expect(report.plan.integerNodes).toHaveLength(2);
+      const ran = await executedOps(model);
+      expect(ran.filter((op) => op.includes('MatMul'))).toEqual(['MatMul', 'MatMul']);
+      expect(ran).not.toContain('MatMulNBits');
+      expect(await stepsApart(model, model, feeds, 0.01)).toBeLessThan(1);
+    },
+  );
 });

@@ -4,7 +4,8 @@
  */
 import { HalftoneError } from '../base/errors.ts';
 import { roundHalfToEven } from '../base/round.ts';
-import { type FormatId, intFormatOf } from '../formats/index.ts';
+import { type FormatId, formatOf, type IntFormat, intFormatOf, type LevelsFormat } from '../formats/index.ts';
+import { encodeMinifloat, isMinifloat } from '../formats/minifloat.ts';
 import type { QuantizedMatrix } from '../formats/quantized.ts';
 import type { Scheme } from '../formats/scheme.ts';
 import { formatScheme, isAffine } from '../formats/scheme.ts';
@@ -18,6 +19,7 @@ import { type DType, dtypes } from '../tensor/dtype.ts';
 import { fromMatrix } from '../tensor/matrix-view.ts';
 import { bytesOf, type Shape, Tensor } from '../tensor/tensor.ts';
 import { cast, op, packedCodes, unsignedCodes } from './codes.ts';
+import { guarded, guardFloatLayers } from './guards.ts';
 import { type IntegerNodes, type IntegerUnit, resultsOf } from './integer-nodes.ts';
 import type { SharedConstants, Weight, WeightLowering } from './weight.ts';
 
@@ -44,9 +46,30 @@ export interface ActivationParameters {
   readonly zeroPoint: number;
 }
 
+/** The format of activations: integers, or floats of 8 bits. @throws HalftoneError `internal` for others. */
+export function activationFormatOf(id: string): IntFormat | LevelsFormat {
+  const format = formatOf(id);
+  if (format.kind === 'int' || format.kind === 'levels') return format;
+  throw new HalftoneError('internal', `activations: expected integers or floats of 8 bits, got ${id}`);
+}
+
+/**
+ * True for formats that ONNX Runtime has no integer kernels for, yet fuses and moves as if it had: it then refuses the
+ * model, or drops a Relu (1.30). Their pairs stand alone, between two guards, and weights beside them have no pairs:
+ * behind a guard ONNX Runtime would multiply codes as MatMulNBits, which rounds activations once more.
+ *
+ * Pairs with guards say what is meant in ONNX's own operators. Div, Cast, Cast and Mul would need no guards, but take 11
+ * milliseconds for a million numbers where this takes 8, and no runtime with such arithmetic would know them for pairs.
+ */
+export function standsAlone(format: string): boolean {
+  const { kind, bits } = formatOf(format);
+  return kind !== 'int' || bits < 8;
+}
+
 /** The opset that QuantizeLinear needs for a format (onnx/docs/Changelog.md). */
 export function activationOpset(format: FormatId): number {
-  const { bits } = intFormatOf(format);
+  const { kind, bits } = formatOf(format);
+  if (kind !== 'int') return 19;
   if (bits === 8) return 13;
   return bits === 2 ? 25 : 21;
 }
@@ -99,6 +122,7 @@ export function lowerQdq(
       node.setFloat('beta', 1);
     }
   }
+  if (activation && !standsAlone(activation.format)) guardFloatLayers(graph, (node) => plan.units.has(node));
 }
 
 /** ONNX Runtime does not fuse Pad, but pads codes as well as numbers: with the zero point instead of 0. */
@@ -122,13 +146,15 @@ function quantizeResult(
   constants: SharedConstants,
 ): void {
   let raw: Value;
-  if (unit.absorbed) {
+  // Floats have no lowest code that would stand for a Relu's zero.
+  if (unit.absorbed && formatOf(parameter.format).kind === 'int') {
     raw = unit.node.output();
     unit.absorbed.setOutput(0, undefined);
     graph.remove(unit.absorbed);
   } else {
+    const last = unit.absorbed ?? unit.node;
     raw = graph.addValue(`${result.name}_raw`);
-    unit.node.setOutput(unit.node.outputs.indexOf(result), raw);
+    last.setOutput(last.outputs.indexOf(result), raw);
   }
   quantizePair(graph, raw, result, result.name, parameter, constants);
 }
@@ -146,41 +172,24 @@ function quantizePair(
   const zeroPoint = constants.get(`zero_point_${parameter.format}_${parameter.zeroPoint}`, () =>
     codesTensor([], [parameter.zeroPoint], parameter.format),
   );
-  const narrow = intFormatOf(parameter.format).bits < 8;
+  const alone = standsAlone(parameter.format);
   const output = result ?? `${name}_dequantized`;
-  const input = narrow ? guarded(graph, value, `${name}_bounded`, parameter, constants) : value;
+  const input = alone ? guarded(graph, value, `${name}_guarded`) : value;
   const codes = op(graph, 'QuantizeLinear', [input, scale, zeroPoint], `${name}_quantized`);
   const pair = graph.add({
     op: 'DequantizeLinear',
     inputs: [codes, scale, zeroPoint],
-    outputs: [narrow ? `${name}_rounded` : output],
+    outputs: [alone ? `${name}_rounded` : output],
   });
-  return narrow ? guarded(graph, pair.output(), output, parameter, constants) : pair.output();
-}
-
-/**
- * A Max that changes nothing: its bound lies a quarter of a step above the lowest code, and half a step below behind it.
- * ONNX Runtime has integer kernels for no less than 8 bits, yet moves and fuses narrower pairs with what stands beside
- * them and then refuses the model (1.30): narrow pairs stand alone.
- */
-function guarded(
-  graph: Graph,
-  value: Value,
-  output: Value | string,
-  { format, scale, zeroPoint }: ActivationParameters,
-  constants: SharedConstants,
-): Value {
-  const offset = value.producer?.is('DequantizeLinear') ? -0.5 : 0.25;
-  const bound = (intFormatOf(format).min - zeroPoint + offset) * scale;
-  const low = constants.get(`bound_${bound}`, () => Tensor.float32([], [bound]));
-  return graph.add({ op: 'Max', inputs: [value, low], outputs: [output] }).output();
+  return alone ? guarded(graph, pair.output(), output) : pair.output();
 }
 
 /** A tensor of codes, packed as ONNX stores the format. */
 function codesTensor(shape: Shape, codes: ArrayLike<number>, format: FormatId): Tensor {
-  const { bits, signed } = intFormatOf(format);
   const dtype = format as DType;
   if (!(dtype in dtypes)) throw new HalftoneError('internal', `format: expected one that ONNX stores, got ${format}`);
+  if (isMinifloat(format)) return new Tensor(dtype, shape, Uint8Array.from(codes));
+  const { bits, signed } = intFormatOf(format);
   if (bits < 8) return new Tensor(dtype, shape, reference.pack(codes, bits));
   const View = bits === 8 ? (signed ? Int8Array : Uint8Array) : signed ? Int16Array : Uint16Array;
   return new Tensor(dtype, shape, bytesOf(View.from(codes)));
@@ -239,16 +248,21 @@ function constantValue(graph: Graph, value: Value, activation: ActivationParamet
   const tensor = value.tensor;
   if (!tensor) throw new HalftoneError('internal', `"${value.name}": expected a constant, got none`);
   const floats = tensor.floats();
-  const format = intFormatOf(activation.format);
+  const { format } = activation;
   const { min, max } = reference.extent(floats);
-  const { scale, zeroPoint } = affineParameters({ min, max }, format, false);
-  const codes = Int32Array.from(floats, (x) =>
-    Math.min(Math.max(roundHalfToEven(Math.fround(x / scale)) + zeroPoint, format.min), format.max),
-  );
-  const stored = graph.addInitializer(`${value.name}_quantized`, codesTensor(tensor.shape, codes, activation.format));
+  const { scale, zeroPoint } = affineParameters({ min, max }, activationFormatOf(format), false);
+  const codes = Int32Array.from(floats, encoder(format, scale, zeroPoint));
+  const stored = graph.addInitializer(`${value.name}_quantized`, codesTensor(tensor.shape, codes, format));
   const scaleValue = graph.addInitializer(`${value.name}_scale`, Tensor.float32([], [scale]));
-  const zero = graph.addInitializer(`${value.name}_zero_point`, codesTensor([], [zeroPoint], activation.format));
+  const zero = graph.addInitializer(`${value.name}_zero_point`, codesTensor([], [zeroPoint], format));
   return op(graph, 'DequantizeLinear', [stored, scaleValue, zero], `${value.name}_dequantized`);
+}
+
+/** What QuantizeLinear makes of a number. */
+function encoder(id: FormatId, scale: number, zeroPoint: number): (x: number) => number {
+  if (isMinifloat(id)) return (x) => encodeMinifloat(id, Math.fround(x / scale));
+  const { min, max } = intFormatOf(id);
+  return (x) => Math.min(Math.max(roundHalfToEven(Math.fround(x / scale)) + zeroPoint, min), max);
 }
 
 /** The largest code of an int32 bias. */

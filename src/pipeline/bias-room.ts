@@ -1,10 +1,10 @@
 /**
  * Keeps int32 biases from overflowing. A bias is stored in steps of input scale · weight scale; where a channel's weights
  * are tiny against its bias (a dead channel), the channel gets a larger weight scale (ALGORITHMS.md §5.1). It is done
- * before anything is measured: ONNX Runtime turns the float biases of a simulation into int32 by itself, and overflows.
+ * before anything is measured: ONNX Runtime turns float biases beside 8 and 16-bit activations into int32 by itself, and
+ * overflows.
  */
 import { roundHalfToEven } from '../base/round.ts';
-import { intFormatOf } from '../formats/index.ts';
 import type { QuantizedMatrix } from '../formats/quantized.ts';
 import { loadedMatrix } from '../kernel/index.ts';
 import type { Weight } from '../lowerings/weight.ts';
@@ -22,7 +22,7 @@ export function withBiasRoom(weight: Weight, given: QuantizedMatrix, planning: P
   for (const { node } of weight.uses) {
     const activation = node.inputs[0] && planning.parameters.get(node.inputs[0]);
     const bias = node.is('Conv', 'Gemm') ? node.inputs[2]?.tensor?.floats() : undefined;
-    if (!activation || !bias || intFormatOf(activation.format).bits !== 8) continue;
+    if (!activation || !bias) continue;
     bias.forEach((value, channel) => {
       const index = scales.length === 1 ? 0 : channel;
       raised[index] = Math.max(raised[index], Math.fround(Math.abs(value) / (activation.scale * maxBiasCode)));

@@ -12,6 +12,12 @@ describe('defaults', () => {
     [{ weights: 'int4', activations: 'uint8' }, true, { weights: 'int4:channel:sym', activations: 'uint8' }],
     [{ weights: 'int4:tensor:asym', activations: 'int8' }, true, { weights: 'int4:tensor:asym', activations: 'int8' }],
     [{ weights: 'float' }, true, { weights: 'float', activations: 'none' }],
+    [{ weights: 'float8e4m3fn' }, true, { weights: 'float8e4m3fn:channel', activations: 'none' }],
+    [{ weights: 'mxint8' }, true, { weights: 'mxint8:g32', activations: 'none' }],
+    [{ weights: 'nf4', activations: 'uint8' }, true, { weights: 'nf4:g32', activations: 'uint8' }],
+    [{ activations: 'float8e4m3fn' }, true, { weights: 'float8e4m3fn:channel', activations: 'float8e4m3fn' }],
+    [{ activations: 'float8e5m2' }, true, { weights: 'float8e4m3fn:channel', activations: 'float8e5m2' }],
+    [{ activations: 'float8e5m2', weights: 'int4:g32' }, true, { weights: 'int4:g32:asym', activations: 'float8e5m2' }],
     [{ activations: 'float16' }, true, { weights: 'float16', activations: 'float16' }],
     [{ activations: 'dynamic' }, false, { weights: 'int8:channel:sym', activations: 'dynamic' }],
     [{ lowering: 'fold-at-load' }, true, { weights: 'int8:channel:sym', activations: 'none' }],
@@ -30,6 +36,13 @@ describe('defaults', () => {
     expect(makeRecipe({ activations: 'int16', symmetricActivations: false }, true).symmetricActivations).toBe(false);
   });
 
+  test('float8 activations are symmetric and get the whole range', () => {
+    const recipe = makeRecipe({ activations: 'float8e4m3fn', symmetricActivations: false }, true);
+    expect(recipe).toMatchObject({ symmetricActivations: true, range: 'min-max' });
+    expect(makeRecipe({ activations: 'float8e4m3fn', range: 'percentile' }, true).range).toBe('percentile');
+    expect(makeRecipe({}, true).range).toBe('mse');
+  });
+
   test('a recipe made from a recipe is the same', () => {
     const recipe = makeRecipe({ weights: 'uint4:g64', exclude: ['a*'], range: 'percentile' }, true);
     expect(makeRecipe(recipe, true)).toEqual(recipe);
@@ -42,6 +55,18 @@ describe('refusals', () => {
     [{ wieghts: 'int8' }, 'setting: expected one of weights'],
     [{ weights: 'int9' }, 'format: expected one of'],
     [{ activations: 'uint3' }, 'activations: expected one of none, dynamic'],
+    [{ activations: 'ternary' }, 'got "ternary"; runtimes have no operators that would round to another format'],
+    [{ activations: 'nf4' }, 'float8e5m2fnuz, got "nf4"'],
+    [{ activations: 'float4e2m1' }, 'got "float4e2m1"'],
+    [{ activations: 'float6e2m3' }, 'got "float6e2m3"'],
+    [{ activations: 'kmeans4' }, 'got "kmeans4"'],
+    [{ activations: 'pot4' }, 'got "pot4"'],
+    [{ activations: 'apot8' }, 'got "apot8"'],
+    [{ activations: 'binary2' }, 'got "binary2"'],
+    [{ activations: 'int1' }, 'got "int1"'],
+    [{ activations: 'bfloat16' }, 'got "bfloat16"'],
+    [{ activations: 'fp7' }, 'got "fp7"'],
+    [{ activations: 'float8e4m3fn', lowering: 'qoperator' }, 'lowering qoperator: expected uint8 or int8 activations'],
     [{ activations: 'uint8', weights: 'int4:g32' }, 'weights int4:g32: expected :channel or :tensor'],
     [{ range: 'best' }, 'range: expected one of'],
     [{ weightRange: 'moving-average' }, 'weightRange: expected one of search'],

@@ -1,7 +1,7 @@
 /** What is wanted: plain settings and ordered rules, from which `plan` decides every tensor. The last matching rule wins. */
 import { HalftoneError } from '../base/errors.ts';
 import { type FormatId, formatOf } from '../formats/index.ts';
-import { formatScheme, parseScheme, type Scheme } from '../formats/scheme.ts';
+import { formatScheme, isAffine, parseScheme, type Scheme } from '../formats/scheme.ts';
 import type { LoweringId } from '../lowerings/index.ts';
 import type { WeightKind } from '../lowerings/weight.ts';
 import type { RangeId } from '../ranges/index.ts';
@@ -69,6 +69,22 @@ export interface Recipe {
 /** Settings as callers give them; everything is optional. */
 export type RecipeInput = Partial<Recipe>;
 
+/** The formats of activations with fixed ranges: what QuantizeLinear makes, in ONNX and in ONNX Runtime. */
+const staticFormats: readonly string[] = [
+  'uint8',
+  'int8',
+  'uint16',
+  'int16',
+  'uint4',
+  'int4',
+  'uint2',
+  'int2',
+  'float8e4m3fn',
+  'float8e5m2',
+  'float8e4m3fnuz',
+  'float8e5m2fnuz',
+] satisfies FormatId[];
+
 /** These leave activations alone. */
 const weightOnly: readonly (LoweringId | 'auto')[] = ['fold-at-load', 'matmul-nbits', 'gather-block'];
 
@@ -80,26 +96,21 @@ const weightOnly: readonly (LoweringId | 'auto')[] = ['fold-at-load', 'matmul-nb
 export function makeRecipe(input: RecipeInput, calibrated: boolean): Recipe {
   checkSettings(input);
   const activations = input.activations ?? activationsFor(input, calibrated);
-  const isStatic = activations !== 'none' && activations !== 'dynamic';
-  if (isStatic) {
-    const format = formatOf(activations);
-    const known = format.kind === 'float' ? format.id === 'float16' : [2, 4, 8, 16].includes(format.bits);
-    if (!known)
-      throw usage(
-        'activations',
-        'none, dynamic, uint8, int8, uint16, int16, uint4, int4, uint2, int2 or float16',
-        activations,
-      );
-  }
-  const weights = input.weights ?? (activations === 'float16' ? 'float16' : 'int8');
+  checkActivations(activations);
+  const isFloat8 = activations.startsWith('float8');
+  const weights = input.weights ?? (isFloat8 ? 'float8e4m3fn' : activations === 'float16' ? 'float16' : 'int8');
   const recipe: Recipe = {
-    weights: weights === 'float' ? 'float' : formatScheme(schemeFor(weights, isStatic && activations !== 'float16')),
+    weights:
+      weights === 'float'
+        ? 'float'
+        : formatScheme(schemeFor(weights, hasStaticActivations({ activations }) && !isFloat8)),
     activations,
-    range: input.range ?? 'mse',
+    // A float's precision follows its values: cutting off the largest loses more than finer steps bring.
+    range: input.range ?? (isFloat8 ? 'min-max' : 'mse'),
     percentile: input.percentile ?? 99.999,
     weightRange: input.weightRange ?? 'search',
     lowering: input.lowering ?? 'auto',
-    symmetricActivations: input.symmetricActivations ?? activations === 'int16',
+    symmetricActivations: isFloat8 || (input.symmetricActivations ?? activations === 'int16'),
     reduceRange: input.reduceRange ?? false,
     uniform: input.uniform ?? false,
     opTypes: input.opTypes ?? [],
@@ -120,11 +131,20 @@ export function makeRecipe(input: RecipeInput, calibrated: boolean): Recipe {
   return recipe;
 }
 
+/** @throws HalftoneError `usage` for formats that activations cannot have. */
+function checkActivations(activations: ActivationSetting): void {
+  if (['none', 'dynamic', 'float16', ...staticFormats].includes(activations)) return;
+  throw new HalftoneError(
+    'usage',
+    `activations: expected one of none, dynamic, float16, ${staticFormats.join(', ')}, got "${activations}"; ` +
+      'runtimes have no operators that would round to another format while a model runs, so only weights can have it',
+  );
+}
+
 function activationsFor({ weights, lowering }: RecipeInput, calibrated: boolean): ActivationSetting {
   if (lowering === 'dynamic') return 'dynamic';
   if (lowering !== undefined && weightOnly.includes(lowering)) return 'none';
-  const narrow = weights !== undefined && (weights === 'float' || bitsOf(weights) !== 8);
-  return calibrated && !narrow ? 'uint8' : 'none';
+  return calibrated && (weights === undefined || isInteger8(weights)) ? 'uint8' : 'none';
 }
 
 /** Integer arithmetic needs ranges of activations. @throws HalftoneError `usage`. */
@@ -146,14 +166,17 @@ function checkLowering(
   }
 }
 
-function bitsOf(weights: string): number {
-  return formatOf(weights.split(':')[0]).bits;
+/** True for weights that make integer arithmetic worth while. */
+function isInteger8(weights: string): boolean {
+  if (weights === 'float') return false;
+  const scheme = parseScheme(weights);
+  return isAffine(scheme) && formatOf(scheme.format).bits === 8;
 }
 
 /** Integer arithmetic needs one scale per channel or tensor: where nothing was said, static activations get that. */
 function schemeFor(weights: string, integerArithmetic: boolean): Scheme {
   const scheme = parseScheme(weights);
-  if (!integerArithmetic || formatOf(scheme.format).kind === 'float') return scheme;
+  if (!integerArithmetic || !isAffine(scheme)) return scheme;
   const said = weights.split(':').slice(1);
   if (said.some((part) => /^g\d/.test(part))) {
     throw new HalftoneError(

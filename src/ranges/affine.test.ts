@@ -1,7 +1,7 @@
 /** Scale and zero point: known values, and what must hold for any interval. */
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { formats, type IntFormat, intFormatOf } from '../formats/index.ts';
+import { formatOf, formats, type IntFormat, intFormatOf, type LevelsFormat } from '../formats/index.ts';
 import { dequantizeValue, quantizeValue } from '../kernel/index.ts';
 import { affineParameters, codeRange } from './affine.ts';
 
@@ -25,6 +25,16 @@ describe('affineParameters', () => {
     expect(of('uint8', 0, 2, false, true)).toEqual([f(2 / 127), 0]);
     expect(of('int4', -3, 2, true, true)).toEqual([f(3 / 7), 0]);
     expect(of('int1', -3, 2, true)).toEqual([6, 0.5]);
+  });
+
+  it('gives floats the scale that takes the larger side to their largest number, and no zero point', () => {
+    const of = (id: string, min: number, max: number) =>
+      affineParameters({ min, max }, formatOf(id) as LevelsFormat, false);
+    expect(of('float8e4m3fn', -3, 2)).toEqual({ scale: f(3 / 448), zeroPoint: 0 });
+    expect(of('float8e5m2', 1, 2)).toEqual({ scale: f(2 / 57344), zeroPoint: 0 });
+    expect(of('float8e4m3fnuz', -3, 2)).toEqual({ scale: f(3 / 240), zeroPoint: 0 });
+    expect(of('float8e5m2', 0, 0)).toEqual({ scale: 1, zeroPoint: 0 });
+    expect(of('float8e4m3fn', Number.NEGATIVE_INFINITY, 0).scale).toBe(f(3.4028234663852886e38 / 448));
   });
 
   it('adds zero to intervals beside it', () => {

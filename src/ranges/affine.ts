@@ -1,13 +1,13 @@
 /** Scale and zero point from an interval. */
 import { HalftoneError } from '../base/errors.ts';
 import { roundHalfToEven } from '../base/round.ts';
-import type { IntFormat } from '../formats/index.ts';
+import type { IntFormat, LevelsFormat } from '../formats/index.ts';
 import type { Interval } from './range.ts';
 
 export interface AffineParameters {
   /** Positive, finite, a float32 number. */
   readonly scale: number;
-  /** An integer code; one half for symmetric one-bit formats. */
+  /** An integer code; one half for symmetric one-bit formats; 0 for floats. */
   readonly zeroPoint: number;
 }
 
@@ -48,16 +48,21 @@ function finite(value: number): number {
   return Math.min(Math.max(value, -largestFloat), largestFloat);
 }
 
+function largestLevel({ levels }: LevelsFormat): number {
+  return Math.max(...levels.filter((level) => !Number.isNaN(level)));
+}
+
 /**
  * Scale and zero point for codes of `format` covering an interval. Zero is added to the interval if it lies outside,
  * and is represented exactly (ALGORITHMS 1.1; onnxruntime, quant_utils.py, compute_scale_zp). Symmetric signed 8-bit
  * codes are −127 … 127 around 0, unsigned ones 1 … 255 around 128. One symmetric bit stands for ± the larger side.
+ * A float's largest level stands for the larger side.
  * An interval too small for a scale gives scale 1. NaN bounds count as 0, infinite ones as the largest float32.
  * @throws HalftoneError `usage` when min exceeds max.
  */
 export function affineParameters(
   interval: Interval,
-  format: IntFormat,
+  format: IntFormat | LevelsFormat,
   symmetric: boolean,
   options: AffineOptions = {},
 ): AffineParameters {
@@ -65,6 +70,10 @@ export function affineParameters(
   const high = Math.max(finite(interval.max), 0);
   if (interval.min > interval.max) {
     throw new HalftoneError('usage', `range: expected min ≤ max, got ${interval.min} and ${interval.max}`);
+  }
+  if (format.kind === 'levels') {
+    const scale = Math.fround(Math.max(-low, high) / largestLevel(format));
+    return { scale: scale >= smallestScale ? scale : 1, zeroPoint: 0 };
   }
   const codes = codeRange(format, symmetric, options);
   const span = symmetric ? 2 * Math.max(-low, high) : high - low;
