@@ -146,10 +146,16 @@ describe('gather-block', () => {
 
 describe('gather-block refuses', () => {
   it.each([
-    [64, 'int3:g32', 'GatherBlockQuantized expects 2, 4 or 8 bits, got 3'],
+    [64, 'int16:g32', 'GatherBlockQuantized expects 2, 4 or 8 bits, got 16'],
+    [64, 'nf4:g32', 'GatherBlockQuantized takes evenly spaced levels, got nf4'],
+    [64, 'kmeans4', 'GatherBlockQuantized takes evenly spaced levels, got kmeans4'],
+    [64, 'binary2', 'GatherBlockQuantized takes evenly spaced levels, got binary2'],
     [64, 'int8:channel', 'GatherBlockQuantized expects a scale per block, got one per channel'],
     [64, 'int4:g8', 'GatherBlockQuantized expects blocks of a power of two from 16 to 256, got 8'],
     [64, 'uint4:g32:asym:float-zero', 'GatherBlockQuantized expects integer zero points, got float ones'],
+    [64, 'uint1:g32', 'GatherBlockQuantized expects integer zero points, got float ones'],
+    [65, 'int3:g32', 'GatherBlockQuantized expects rows of whole bytes, got 65 codes of 4 bits'],
+    [66, 'int1:g32', 'GatherBlockQuantized expects rows of whole bytes, got 66 codes of 2 bits'],
     [65, 'int4:g32', 'GatherBlockQuantized expects rows of whole bytes, got 65 codes of 4 bits'],
     [66, 'int2:g32', 'GatherBlockQuantized expects rows of whole bytes, got 66 codes of 2 bits'],
   ])('rows of %i in %s', (width, text, reason) => {

@@ -1,32 +1,46 @@
-/** Embedding tables in 2, 4 or 8 bits with a scale per block: com.microsoft.GatherBlockQuantized (onnxruntime 1.30). */
+/** Embedding tables of up to 8 bits with a scale per block: com.microsoft.GatherBlockQuantized (onnxruntime 1.30). */
 import { HalftoneError } from '../base/errors.ts';
-import { intFormatOf } from '../formats/index.ts';
+import { formatOf } from '../formats/index.ts';
 import type { QuantizedMatrix } from '../formats/quantized.ts';
 import type { Scheme } from '../formats/scheme.ts';
 import { dtypes } from '../tensor/dtype.ts';
-import { Tensor } from '../tensor/tensor.ts';
-import { blockBytes, blockScales, packedMatrix, packedZeroPoints } from './blocks.ts';
+import {
+  blockBytes,
+  blockCodes,
+  blockLoadedBytes,
+  blockScales,
+  blocksDtype,
+  blocksOpset,
+  blockZeroPoints,
+  kernelBits,
+} from './blocks.ts';
 import { refusesBlocks } from './linear.ts';
 import type { SharedConstants, Weight, WeightLowering } from './weight.ts';
 
 export const gatherBlock = {
   id: 'gather-block',
-  summary: 'embedding tables in 2, 4 or 8-bit blocks (com.microsoft.GatherBlockQuantized): rows are unpacked when read',
+  summary:
+    'embedding tables in blocks of up to 8 bits (com.microsoft.GatherBlockQuantized): rows are unpacked when read',
   domains: ['com.microsoft'],
-  requiredOpset: () => 7,
+  requiredOpset: blocksOpset,
   refuses,
 } as const satisfies WeightLowering;
 
 function refuses(weight: Weight, scheme: Scheme): string | undefined {
-  const { bits } = intFormatOf(scheme.format);
+  const format = formatOf(scheme.format);
   const { dtype, shape } = weight.tensor;
+  if (format.kind !== 'int') return `GatherBlockQuantized takes evenly spaced levels, got ${format.id}`;
   if (dtype !== 'float32' && dtype !== 'float16')
     return `GatherBlockQuantized expects float32 or float16, got ${dtype}`;
   for (const { kind, node } of weight.uses) {
     if (kind !== 'embedding') return `expected Gather along axis 0 as the only reader, got ${node.label} as well`;
   }
   if (shape.length !== 2) return `GatherBlockQuantized expects a table of vectors, got [${shape.join(',')}]`;
-  if (scheme.zeroPointType === 'float') return 'GatherBlockQuantized expects integer zero points, got float ones';
+  // Two levels around zero need none.
+  if (scheme.zeroPointType === 'float' && !scheme.symmetric) {
+    return 'GatherBlockQuantized expects integer zero points, got float ones';
+  }
+  const bits = kernelBits(scheme) ?? format.bits;
   const reason = refusesBlocks(scheme, bits, 'GatherBlockQuantized');
   if (reason) return reason;
   const perByte = 8 / bits;
@@ -38,19 +52,18 @@ function refuses(weight: Weight, scheme: Scheme): string | undefined {
 
 /**
  * Replaces every Gather by GatherBlockQuantized: data uint8 [V, D·bits/8], scales [V, blocks], zero points packed uint8
- * [V, ceil(blocks·bits/8)]. The result keeps its value and name.
+ * [V, ceil(blocks·bits/8)], with bits the operator's. The result keeps its value and name.
  */
 export function lowerGatherBlock(weight: Weight, matrix: QuantizedMatrix, constants: SharedConstants): void {
   const { name, graph } = weight.value;
   const { blockSize, columns, rows, scheme } = matrix;
-  const { bits } = intFormatOf(scheme.format);
+  const bits = kernelBits(scheme) ?? 8;
   const reason = refuses(weight, scheme);
   if (reason) throw new HalftoneError('internal', `weight "${name}": expected a table to gather from, got: ${reason}`);
-  const packed = new Tensor('uint8', [rows, (columns * bits) / 8], packedMatrix(matrix, columns));
-  const codes = graph.addInitializer(`${name}/codes`, packed);
-  const dtype = weight.tensor.dtype === 'float16' && scheme.scaleType === 'float16' ? 'float16' : 'float32';
+  const codes = blockCodes(graph, constants, name, matrix, columns, [rows, (columns * bits) / 8]);
+  const dtype = blocksDtype(weight.tensor.dtype, matrix);
   const scales = blockScales(graph, constants, `${name}/scale`, matrix, dtype);
-  const zeroPoints = packedZeroPoints(graph, `${name}/zero_point`, matrix);
+  const zeroPoints = blockZeroPoints(graph, constants, `${name}/zero_point`, matrix, dtype);
   for (const { node } of weight.uses) {
     const result = node.output();
     const own = weight.tensor.dtype === dtype;
@@ -81,4 +94,14 @@ export function gatherBlockBytes(
   matrix: Pick<QuantizedMatrix, 'scheme'>,
 ): number {
   return blockBytes(rows, columns, parameters, matrix);
+}
+
+/** Bytes of the same inputs in memory when the file is loaded. */
+export function gatherBlockLoadedBytes(
+  rows: number,
+  columns: number,
+  parameters: number,
+  matrix: Pick<QuantizedMatrix, 'scheme'>,
+): number {
+  return blockLoadedBytes(rows, columns, parameters, matrix);
 }

@@ -2,11 +2,12 @@
 import { dynamic } from './dynamic.ts';
 import { foldAtLoad } from './fold-at-load.ts';
 import { gatherBlock } from './gather-block.ts';
+import { matmulBnb4 } from './matmul-bnb4.ts';
 import { matmulNbits } from './matmul-nbits.ts';
 import { qdq } from './qdq.ts';
 import { qoperator } from './qoperator.ts';
 
-export const lowerings = [qdq, qoperator, dynamic, matmulNbits, gatherBlock, foldAtLoad] as const;
+export const lowerings = [qdq, qoperator, dynamic, matmulNbits, matmulBnb4, gatherBlock, foldAtLoad] as const;
 
 export type LoweringId = (typeof lowerings)[number]['id'];
 

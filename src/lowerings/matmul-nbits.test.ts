@@ -262,13 +262,18 @@ describe('matmul-nbits refuses', () => {
     matmulNbits.refuses(findWeights(model).find(isMatrix) ?? findWeights(model)[0], parseScheme(text));
 
   it.each([
-    ['int3:g32', 'MatMulNBits expects 2, 4 or 8 bits, got 3'],
+    ['int16:g32', 'MatMulNBits expects 2, 4 or 8 bits, got 16'],
+    ['nf4', 'MatMulNBits takes evenly spaced levels, got nf4'],
+    ['mxfp4', 'MatMulNBits takes evenly spaced levels, got float4e2m1'],
+    ['kmeans4', 'MatMulNBits takes evenly spaced levels, got kmeans4'],
+    ['binary2', 'MatMulNBits takes evenly spaced levels, got binary2'],
     ['int8:channel', 'MatMulNBits expects a scale per block, got one per channel'],
     ['uint4:tensor', 'MatMulNBits expects a scale per block, got one per tensor'],
     ['int4:g8', 'MatMulNBits expects blocks of a power of two from 16 to 256, got 8'],
     ['int4:g48', 'MatMulNBits expects blocks of a power of two from 16 to 256, got 48'],
     ['int4:g512', 'MatMulNBits expects blocks of a power of two from 16 to 256, got 512'],
     ['uint8:g32:asym:float-zero', 'MatMulNBits expects integer zero points for 8 bits'],
+    ['int5:g32:asym:float-zero', 'MatMulNBits expects integer zero points for 5 bits, which it runs as 8'],
   ])('%s', (text, reason) => {
     expect(reasonFor(linear({ columns: 64, rows: 7 }), text)).toBe(reason);
   });
@@ -361,10 +366,10 @@ describe('matmul-nbits refuses', () => {
   it('and does not lower what it refuses', () => {
     const model = linear({ columns: 64, rows: 7 });
     const [weight] = findWeights(model);
-    const matrix: QuantizedMatrix = quantized(weight, parseScheme('int3:g32'));
+    const matrix: QuantizedMatrix = quantized(weight, parseScheme('int16:g32'));
     expect(() => lowerMatmulNbits(weight, matrix, new SharedConstants(model))).toThrow(
-      'weight "w": expected one for MatMulNBits, got: MatMulNBits expects 2, 4 or 8 bits, got 3',
+      'weight "w": expected one for MatMulNBits, got: MatMulNBits expects 2, 4 or 8 bits, got 16',
     );
-    expect(formatScheme(matrix.scheme)).toBe('int3:g32:asym');
+    expect(formatScheme(matrix.scheme)).toBe('int16:g32:sym');
   });
 });
