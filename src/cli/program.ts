@@ -238,6 +238,19 @@ function makeProgram(terminal: Terminal): Command {
     });
 
   program
+    .command('formats')
+    .summary('list the number formats: bits, error, and what executes them')
+    .description(
+      'Lists every number format and named scheme that --weights takes: bits of a weight in the file, levels, signal to ' +
+        'noise on normal and Laplace numbers, and the kernels of ONNX Runtime that read its codes. Reads no model.',
+    )
+    .option('--json', 'print one JSON document instead')
+    .action(async (options) => {
+      const { formatsCommand } = await import('./commands/formats.ts');
+      formatsCommand(options, terminal);
+    });
+
+  program
     .command('demo')
     .summary('quantize a digit classifier from a PyTorch file and watch what correction does')
     .description(
