@@ -1,5 +1,6 @@
 /** Prints what a quantization did: the short account, and with `--verbose` every weight. */
 import type { WrittenFiles } from '../files/onnx/write-files.ts';
+import type { LoweringId } from '../lowerings/index.ts';
 import type { Report } from '../pipeline/report.ts';
 import { bytes, plural, ratio } from './numbers.ts';
 import { describeActivations, printWeights, weightsOf } from './plan.ts';
@@ -43,7 +44,7 @@ export function printReport({ path, report, written, notes, verbose }: Account, 
   }
   const after = written?.bytes ?? report.quantizedBytes;
   fact('bytes', `${bytes(report.floatBytes)} → ${bytes(after)} (${ratio(report.floatBytes, after)} smaller)`);
-  const all = [...report.notes, ...notes, ...accuracyLevelNote(report)];
+  const all = [...report.notes, ...notes, ...operatorNotes(report)];
   if (all.length > 0) {
     print('');
     printNotes(terminal, all);
@@ -70,12 +71,21 @@ export function summarizeWeights(report: Report): { done: string; left: string[]
   return { done, left: byCount(reasons).map(([why, times]) => `${times} left: ${why}`) };
 }
 
-/** MatMulNBits may compute in 8 bits, which changes results a little: say which it does. */
-function accuracyLevelNote({ plan }: Report): string[] {
-  if (!plan.weights.some(({ quantize }) => quantize?.lowering === 'matmul-nbits')) return [];
-  return [
+/** What the operators that compute with packed weights do beside that: MatMulNBits may round, MatMulBnb4 takes longer. */
+function operatorNotes({ plan }: Report): string[] {
+  const has = (id: LoweringId) => plan.weights.some(({ quantize }) => quantize?.lowering === id);
+  const notes: string[] = [];
+  if (has('matmul-bnb4')) {
+    notes.push(
+      'MatMulBnb4 keeps weights packed in memory and unpacks them in every run, which is slower than float; ' +
+        '--lowering fold-at-load runs at float speed and in float memory.',
+    );
+  }
+  if (!has('matmul-nbits')) return notes;
+  notes.push(
     plan.recipe.accuracyLevel === 4
       ? 'MatMulNBits has accuracy level 4: it may round activations to 8 bits to be faster; --accuracy-level 0 keeps them float.'
       : 'MatMulNBits has accuracy level 0: activations stay float, which is slower than level 4.',
-  ];
+  );
+  return notes;
 }

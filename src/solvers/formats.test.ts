@@ -117,7 +117,15 @@ const awkward = Float32Array.from({ length: 7 * 40 }, (_, i) => {
 const schemes = formatIds
   .filter((id) => formatOf(id).kind !== 'float' && formatOf(id).bits <= 8 && id !== 'uint1')
   .flatMap((id) => [`${id}:tensor`, `${id}:channel`, `${id}:g16`, `${id}:g16:scale8`, `${id}:g16:sym:scale-e8m0`])
-  .concat(['mxfp4', 'nvfp4', 'mxint8', 'int4:g16:sym:scale-e4m3', 'kmeans3:g16:scale-e4m3', 'apot6:g16:scale-e4m3'])
+  .concat([
+    'mxfp4',
+    'nvfp4',
+    'mxint8',
+    'int4:g16:sym:scale-e4m3',
+    'kmeans3:g16:scale-e4m3',
+    'apot6:g16:scale-e4m3',
+    'binary3:g16:scale-e4m3',
+  ])
   .filter((text) => !isAffine(parseScheme(text)));
 
 function checkScales({ scheme, scales, factors, rows }: QuantizedMatrix): void {

@@ -5,7 +5,7 @@ import { parameterLayout, type QuantizedMatrix } from '../formats/quantized.ts';
 import type { Scheme } from '../formats/scheme.ts';
 import { blockLayout } from '../kernel/index.ts';
 import { checkWeights } from './groups.ts';
-import { doubleQuantized, fitsHalf, powerScale, roundPlain } from './scales.ts';
+import { doubleQuantized, fitsHalf, powerScale, roundPlain, shortFactor, shortScales } from './scales.ts';
 import type { SolveOptions } from './solver.ts';
 
 /** Rounds of least squares and new signs; it settles in fewer. */
@@ -159,6 +159,10 @@ export function solveResidual(
     const rounded = doubleQuantized(scales, rows);
     scales = rounded.scales;
     more = { factors: rounded.factors };
+  } else if (scheme.scaleType === 'float8e4m3fn') {
+    const factor = shortFactor(scales.reduce((most, scale) => Math.max(most, scale), 0));
+    scales = scales.map((scale) => shortScales(scale, factor, 0)[0]);
+    more = { factors: Float32Array.of(factor) };
   } else if (scheme.scaleType === 'float8e8m0') {
     scales = scales.map((scale) => powerScale(roundHalfToEven(Math.log2(scale))));
   } else {

@@ -147,7 +147,7 @@ describe('quantize', () => {
     expectDone(made);
     const { plan } = JSON.parse(planned.stdout);
     expect(statSync(out).size - plan.predictedBytes).toBeGreaterThan(0);
-    expect(statSync(out).size - plan.predictedBytes).toBeLessThan(4000);
+    expect(statSync(out).size - plan.predictedBytes).toBeLessThan(5000);
   });
 
   it('keeps a gate: below it nothing is written, and what was there stays', async () => {
