@@ -152,7 +152,7 @@ function makeProgram(terminal: Terminal): Command {
     .addOption(weightsOption())
     .option(
       '-a, --activations <format>',
-      'none, dynamic, or a FORMAT with ranges found by calibration (default: dynamic with --lowering dynamic, uint8 with --calibrate, 8-bit weights and no weight-only lowering, else none)',
+      'none, dynamic, float16, or a format with ranges found by calibration: uint8 or int8 for integer arithmetic; uint16, int16, uint4, int4, uint2, int2, float8e4m3fn … to see what they cost, simulated in float (default: dynamic with --lowering dynamic, uint8 with --calibrate, 8-bit integer weights and no weight-only lowering, else none)',
     )
     .optionsGroup('Data:')
     .option('-c, --calibrate <data>', 'samples of real use; see DATA below')
@@ -161,7 +161,7 @@ function makeProgram(terminal: Terminal): Command {
     .option('--dimensions <name=size...>', 'lengths of open dimensions of the inputs, for made-up samples', dimension)
     .option('--labels <file>', 'right classes of the samples: .npy, .npz, .json, .txt or .csv')
     .optionsGroup('Method:')
-    .addOption(choice('--range <id>', 'how activation ranges are chosen (default: mse)', rangeIds))
+    .addOption(choice('--range <id>', 'how activation ranges are chosen (default: mse; min-max for float8)', rangeIds))
     .addOption(choice('--weight-range <id>', 'how weight grids are chosen (default: search)', weightRangeIds))
     .option('--percentile <p>', 'percent of the values inside, for the range percentile (default: 99.999)', decimal)
     .addOption(

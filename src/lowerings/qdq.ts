@@ -58,8 +58,8 @@ export function activationFormatOf(id: string): IntFormat | LevelsFormat {
  * model, or drops a Relu (1.30). Their pairs stand alone, between two guards, and weights beside them have no pairs:
  * behind a guard ONNX Runtime would multiply codes as MatMulNBits, which rounds activations once more.
  *
- * Pairs with guards say what is meant in ONNX's own operators. Div, Cast, Cast and Mul would need no guards, but take 11
- * milliseconds for a million numbers where this takes 8, and no runtime with such arithmetic would know them for pairs.
+ * Pairs with guards say what is meant in ONNX's own operators. Div, Cast, Cast and Mul would need no guards, yet are no
+ * faster, and no runtime that has such arithmetic would know them for pairs.
  */
 export function standsAlone(format: string): boolean {
   const { kind, bits } = formatOf(format);

@@ -55,7 +55,7 @@ describe('refusals', () => {
     [{ wieghts: 'int8' }, 'setting: expected one of weights'],
     [{ weights: 'int9' }, 'format: expected one of'],
     [{ activations: 'uint3' }, 'activations: expected one of none, dynamic'],
-    [{ activations: 'ternary' }, 'got "ternary"; runtimes have no operators that would round to another format'],
+    [{ activations: 'ternary' }, 'got "ternary"; ONNX Runtime has no operators that round to another format'],
     [{ activations: 'nf4' }, 'float8e5m2fnuz, got "nf4"'],
     [{ activations: 'float4e2m1' }, 'got "float4e2m1"'],
     [{ activations: 'float6e2m3' }, 'got "float6e2m3"'],

@@ -137,7 +137,7 @@ function checkActivations(activations: ActivationSetting): void {
   throw new HalftoneError(
     'usage',
     `activations: expected one of none, dynamic, float16, ${staticFormats.join(', ')}, got "${activations}"; ` +
-      'runtimes have no operators that would round to another format while a model runs, so only weights can have it',
+      'ONNX Runtime has no operators that round to another format while a model runs, so only weights can have it',
   );
 }
 
