@@ -14,6 +14,7 @@ import {
   roundStored,
 } from '../kernel/index.ts';
 import { codeRange, symmetricZeroPoint } from '../ranges/index.ts';
+import { halfScale } from './scales.ts';
 import type { MatrixParameters, SolveOptions } from './solver.ts';
 
 /**
@@ -57,16 +58,13 @@ export type Solution = Pick<QuantizedMatrix, 'scales' | 'zeroPoints'>;
 /** Finds all of a solution. Groups that are not finite get the scale NaN. */
 export type Fill = (weights: Weights, constraints: Constraints, solution: Solution) => void;
 
-/** The float16 scales that keep their precision: from just above the smallest normal number, 2^−14, to the largest. */
-const halfScale = { min: 6.2e-5, max: 65504 };
-
 /** The smallest normal float32. */
 const smallestFloat = 2 ** -126;
 
 /** Beyond it a float16 zero point is no longer exact to one code. */
 const largestHalfZeroPoint = 2048;
 
-/** Whether all scales are numbers, and with their zero points keep their precision in the type. */
+/** Whether all scales are numbers, and with their zero points can be stored in the type. */
 function isStorable({ scales, zeroPoints }: Solution, type: Scheme['scaleType']): boolean {
   const { min, max } = type === 'float16' ? halfScale : { min: 0, max: Number.POSITIVE_INFINITY };
   const largestZeroPoint = type === 'float16' ? largestHalfZeroPoint : Number.POSITIVE_INFINITY;

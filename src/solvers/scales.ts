@@ -11,10 +11,13 @@ const largestShort = 448;
 /** Powers of two that are normal float32 numbers, as the graph that unpacks them must make them. */
 const exponents = { min: -126, max: 127 } as const;
 
-/** Scales outside are not kept in float16: below, digits are lost (just above the smallest normal number, 2^−14). */
-const halfScale = { min: 6.2e-5, max: 65504 } as const;
+/**
+ * Scales outside are not kept in float16. Below 2^−14 it loses digits, but at 2^−20 its steps are still 6 %: codes are
+ * computed with the scale as stored, and a grid a little too wide or too narrow costs next to nothing.
+ */
+export const halfScale = { min: 2 ** -20, max: 65504 } as const;
 
-/** Whether float16 holds these numbers to its full precision. */
+/** Whether float16 holds these scales well enough. */
 export function fitsHalf(scales: Float32Array): boolean {
   return scales.every((scale) => Math.abs(scale) >= halfScale.min && Math.abs(scale) <= halfScale.max);
 }
