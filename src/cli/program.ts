@@ -82,11 +82,13 @@ function choice(flags: string, description: string, ids: () => Promise<readonly 
 function weightsOption(): Option {
   const option = new Option('-w, --weights <scheme>');
   unfinished.set(option, async () => {
-    const [{ formatIds }, { schemeGrammar }] = await Promise.all([
+    const [{ formatIds }, { namedSchemes }, { schemeGrammar }] = await Promise.all([
       import('../formats/index.ts'),
+      import('../formats/named.ts'),
       import('../formats/scheme.ts'),
     ]);
-    option.description = `${schemeGrammar}, or float\nFORMAT: ${formatIds.join(' ')} (default: int8)`;
+    const ids = [...formatIds, ...namedSchemes.map(({ id }) => id)];
+    option.description = `${schemeGrammar}, or float (default: int8); \`halftone formats\` tells about them\nFORMAT: ${ids.join(' ')}`;
   });
   return option;
 }
