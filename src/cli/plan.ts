@@ -23,7 +23,8 @@ export function weightsOf(plan: Plan): WeightPlan[] {
 /** One sentence on activations. */
 export function describeActivations(plan: Plan): string {
   const { activations, integerNodes, recipe } = plan;
-  return `${plural(activations.length, 'activation tensor')} as ${recipe.activations} (range ${recipe.range}); ${plural(integerNodes.length, 'operator')} in integers`;
+  const how = ['uint8', 'int8'].includes(recipe.activations) ? 'in integers' : 'simulated in float';
+  return `${plural(activations.length, 'activation tensor')} as ${recipe.activations} (range ${recipe.range}); ${plural(integerNodes.length, 'operator')} ${how}`;
 }
 
 function planColumns(): Column<WeightPlan>[] {
