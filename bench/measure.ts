@@ -42,6 +42,8 @@ const threads = 2;
 
 export interface MeasureOptions {
   readonly quick: boolean;
+  /** Leave out what is measured of each layer. */
+  readonly outputsOnly?: boolean;
   /** Settings that replace those of the row. */
   readonly settings?: Readonly<Record<string, unknown>>;
 }
@@ -72,6 +74,7 @@ export async function measure(
     ...(data.labels ? { labels: data.labels } : {}),
     clock: () => performance.now(),
     runs: options.quick ? 20 : 60,
+    ...(options.outputsOnly ? { layerSamples: 0 } : {}),
     threads,
   });
   const sqnr = Math.min(...comparison.outputs.map((output) => output.sqnr));
