@@ -1,0 +1,110 @@
+/** Scales that fit codes best, once the codes are chosen for what a layer's inputs are. */
+import { roundHalfToEven } from '../base/round.ts';
+import { formatOf } from '../formats/index.ts';
+import type { QuantizedMatrix } from '../formats/quantized.ts';
+import type { ScaleType } from '../formats/scheme.ts';
+import type { Curvature } from './curvature.ts';
+import type { MatrixProducts } from './factorize.ts';
+import { Residuals } from './residuals.ts';
+import type { Rounding } from './rounding.ts';
+import { fitsHalf, powerScale, roundPlain, shortScales } from './scales.ts';
+
+/** Columns whose gradients are computed at a time, at least a group. */
+const width = 128;
+
+/** The scale as stored, or undefined where its type has none that comes near. */
+function storedScale(wanted: number, type: ScaleType, factor: number): number | undefined {
+  switch (type) {
+    case 'float8e8m0':
+      return wanted > 0 ? powerScale(roundHalfToEven(Math.log2(wanted))) : undefined;
+    case 'float8e4m3fn':
+      return wanted > 0 ? shortScales(wanted, factor, 0)[0] : undefined;
+    case 'int8': {
+      const multiple = roundHalfToEven(wanted / factor);
+      return multiple === 0 ? undefined : Math.fround(Math.min(Math.max(multiple, -127), 127) * factor);
+    }
+    default: {
+      const scale = roundPlain(wanted, type);
+      if (type === 'float16' && !fitsHalf(Float32Array.of(scale))) return undefined;
+      return Math.abs(scale) >= 2 ** -126 ? scale : undefined;
+    }
+  }
+}
+
+/**
+ * One pass over all groups: the scale s of units u becomes s + (u·Gᵀ) / (u·H·uᵀ) with the gradient G = Δ·H, rounded as it
+ * is stored, where that loses less (least squares for one scale at a time; ALGORITHMS 3.6 d). Zero points stay.
+ * @param difference target less quantized values, row-major
+ * @returns undefined where a scale serves the whole matrix, or a table needs none
+ */
+export async function refitScales(
+  matrix: QuantizedMatrix,
+  rounding: Rounding,
+  difference: Float32Array,
+  { matrix: ordered, order }: Curvature,
+  products: MatrixProducts,
+  least: number,
+): Promise<QuantizedMatrix | undefined> {
+  const { rows, columns, blockSize, scheme, codes, factors } = matrix;
+  const kind = scheme.granularity.kind;
+  if (kind === 'tensor') return undefined;
+  if (formatOf(scheme.format).kind === 'codebook' && kind !== 'block') return undefined;
+  const hessian = new Float32Array(columns * columns);
+  for (let i = 0; i < columns; i++) {
+    for (let j = 0; j < columns; j++) hessian[order[i] * columns + order[j]] = ordered[i * columns + j];
+  }
+  const residuals = new Residuals(difference, rows, columns, undefined, products, least);
+  const { height } = residuals;
+  const { parts } = rounding;
+  const perRow = Math.ceil(columns / blockSize);
+  const scales = matrix.scales.slice();
+  const step = Math.max(1, Math.floor(width / blockSize)) * blockSize;
+  for (let first = 0; first < columns; first += step) {
+    const last = Math.min(first + step, columns);
+    const count = last - first;
+    const gradients = await residuals.times(hessian, first, last);
+    for (let start = first; start < last; start += blockSize) {
+      const end = Math.min(start + blockSize, last);
+      const size = end - start;
+      const block = start / blockSize;
+      const right = new Float32Array(size * count);
+      for (let i = 0; i < size; i++) {
+        const from = (start + i) * columns;
+        right.set(hessian.subarray(from + first, from + last), i * count);
+      }
+      for (let part = 0; part < parts; part++) {
+        const units = new Float32Array(height * size);
+        for (let row = 0; row < rows; row++) {
+          for (let i = 0; i < size; i++) {
+            units[row * size + i] = rounding.unit(row, block, codes[row * columns + start + i], part);
+          }
+        }
+        const slopes = await products.multiply(units, right, height, size, count);
+        for (let row = 0; row < rows; row++) {
+          let along = 0;
+          let curve = 0;
+          const own = row * count + start - first;
+          for (let i = 0; i < size; i++) {
+            const unit = units[row * size + i];
+            along += unit * gradients[own + i];
+            curve += unit * slopes[own + i];
+          }
+          const index = (row * perRow + block) * parts + part;
+          const scale = scales[index];
+          const factor = factors === undefined ? 1 : factors.length === 1 ? factors[0] : factors[row];
+          const better = curve > 0 ? storedScale(scale + along / curve, scheme.scaleType, factor) : undefined;
+          if (better === undefined || Math.sign(better) !== Math.sign(scale)) continue;
+          const change = better - scale;
+          if (!(change * (change * curve - 2 * along) < 0)) continue;
+          scales[index] = better;
+          for (let i = 0; i < count; i++) gradients[row * count + i] -= change * slopes[row * count + i];
+          for (let i = 0; i < size; i++) {
+            const { panel, width: panelWidth, offset } = residuals.panelOf(start + i);
+            panel[row * panelWidth + offset] -= change * units[row * size + i];
+          }
+        }
+      }
+    }
+  }
+  return { ...matrix, scales };
+}
