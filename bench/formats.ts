@@ -48,20 +48,14 @@ if (absent) {
   process.exit(0);
 }
 
-/**
- * The formats in their default schemes, and beside them what a user would compare at about equal bits. Unsigned integers
- * of 2 to 7 bits have the same levels as signed ones.
- */
-const schemes = [...formats.map(({ id }) => id as string), ...namedSchemes.map(({ id }) => id as string)].flatMap(
-  (id) =>
-    id === 'int4'
-      ? ['int4:sym', 'int4', 'int4:scale8']
-      : id === 'kmeans4'
-        ? ['kmeans4', 'kmeans4:channel', 'kmeans4:tensor']
-        : id === 'nf4'
-          ? ['nf4', 'nf4:g64', 'nf4:g64:scale8']
-          : [id],
-);
+/** Beside the default schemes: what a user would compare at about equal bits. */
+const more: Readonly<Record<string, readonly string[]>> = {
+  int4: ['int4:sym', 'int4:scale8'],
+  nf4: ['nf4:g64', 'nf4:g64:scale8'],
+  kmeans4: ['kmeans4:channel', 'kmeans4:tensor'],
+};
+
+const schemes = [...formats, ...namedSchemes].flatMap(({ id }) => [id as string, ...(more[id] ?? [])]);
 
 const names = ['mnist-cnn', 'resnet20-cifar10', 'shakespeare-gpt'];
 
