@@ -164,6 +164,14 @@ function makeProgram(terminal: Terminal): Command {
     .option('--labels <file>', 'right classes of the samples: .npy, .npz, .json, .txt or .csv')
     .optionsGroup('Method:')
     .addOption(choice('--range <id>', 'how activation ranges are chosen (default: mse; min-max for float8)', rangeIds))
+    .addOption(
+      choice(
+        '--solver <id>',
+        'nearest: the nearest codes; gptq: codes that make up for the errors of others, from samples, in minutes, ' +
+          'taken back where held-out samples disagree (default: nearest)',
+        async () => (await import('../pipeline/recipe.ts')).solverSettings,
+      ),
+    )
     .addOption(choice('--weight-range <id>', 'how weight grids are chosen (default: search)', weightRangeIds))
     .option('--percentile <p>', 'percent of the values inside, for the range percentile (default: 99.999)', decimal)
     .addOption(

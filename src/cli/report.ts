@@ -37,6 +37,12 @@ export function printReport({ path, report, written, notes, verbose }: Account, 
     const { data, samples, synthetic } = report.calibration;
     fact('samples', `${samples} of ${data}${synthetic ? ' (made up: accuracy is unknown)' : ''}`);
   }
+  if (report.compensation) {
+    const { layers, kept, gain, left: without } = report.compensation;
+    const rest = without.length > 0 ? `; ${plural(without.length, 'layer')} left (${without[0].because})` : '';
+    const change = `${Math.abs(gain).toFixed(1)} dB ${gain >= 0 ? 'better' : 'worse'} on held-out samples`;
+    fact('gptq', kept ? `codes of ${plural(layers, 'layer')}, ${change}${rest}` : `taken back: ${change}`);
+  }
   if (report.biasCorrection) {
     const { layers, kept, left: without } = report.biasCorrection;
     const rest = without.length > 0 ? `; ${plural(without.length, 'layer')} without a place for one` : '';

@@ -125,6 +125,8 @@ export interface CorrectionOptions {
   readonly onProgress?: (done: number, total: number) => void;
   readonly signal?: AbortSignal;
   readonly threads?: number;
+  /** Done to layers of one depth before they are measured. */
+  readonly before?: (simulation: Simulation, group: readonly CorrectionTarget[]) => Promise<void>;
 }
 
 /**
@@ -151,6 +153,7 @@ export async function findCorrections(
   let done = 0;
   for (const level of [...groups.keys()].sort((a, b) => a - b)) {
     const group = groups.get(level) ?? [];
+    await options.before?.(simulation, group);
     const measured = await measure(simulation, group, samples, runtime, options);
     for (const [index, target] of group.entries()) {
       const wanted = statistics.get(target.tensor)?.get('moments') as MomentsState;

@@ -18,7 +18,9 @@ import { batchesFor } from './batching.ts';
 import { calibrate, type Need, type Statistics } from './calibrate.ts';
 import { checkLabels } from './comparable.ts';
 import { type CompareOptions, compare } from './compare.ts';
+import { createCompensator } from './compensation.ts';
 import {
+  type CorrectionOptions,
   type Corrections,
   correctionNeeds,
   correctionTargets,
@@ -115,7 +117,23 @@ function recipeOf(options: QuantizeOptions): Recipe {
         'or use --activations dynamic, or --calibrate random to check shapes only',
     );
   }
+  if (recipe.solver === 'gptq') refuseUncompensated(recipe, options.calibration);
   return recipe;
+}
+
+/** @throws HalftoneError `usage` or `missing-data` where codes cannot make up for each other. */
+function refuseUncompensated(recipe: Recipe, calibration: Samples | undefined): void {
+  if (!calibration || calibration.synthetic) {
+    throw new HalftoneError(
+      'missing-data',
+      'solver gptq: expected samples of real use, got none; give some with --calibrate DATA, or use --solver nearest',
+    );
+  }
+  const refuse = (expected: string, got: string) => {
+    throw new HalftoneError('usage', `solver gptq: expected ${expected}, got ${got}; or use --solver nearest`);
+  };
+  if (recipe.activations !== 'none') refuse('--activations none', recipe.activations);
+  if (!recipe.biasCorrection) refuse('bias correction, which it leaves the means to', 'none');
 }
 
 /**
@@ -169,19 +187,56 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
   const notes = [...planning.plan.notes, ...interfaceNotes(model)];
 
   let corrections: Corrections = new Map();
+  let solved: Matrices = matrices;
+  let compensation: Report['compensation'];
   let biasCorrection: Report['biasCorrection'];
   if (parts && statistics && targets.length > 0) {
-    const copy = planned();
-    const own = correctionTargets(copy);
     const plain = simulate(planned(), matrices);
-    const before = await outputNoise(prepared.model, plain.model, parts.heldOut, runtime, options.threads);
-    const simulation = simulate(copy, matrices);
+    const noiseOf = (quantized: Model) =>
+      outputNoise(prepared.model, quantized, parts.heldOut, runtime, options.threads);
+    const before = await noiseOf(plain.model);
     const samples = take(parts.calibration, correctionBatches);
-    const found = await findCorrections(simulation, own, statistics, samples, runtime, {
-      ...shared,
-      onProgress: progress('correct'),
-    });
-    const after = await outputNoise(prepared.model, simulation.model, parts.heldOut, runtime, options.threads);
+    const correctAll = async (start: Matrices, step: CorrectionOptions = {}) => {
+      const copy = planned();
+      const own = correctionTargets(copy);
+      const simulation = simulate(copy, start);
+      const found = await findCorrections(simulation, own, statistics, samples, runtime, {
+        ...shared,
+        onProgress: progress('correct'),
+        ...step,
+      });
+      return { found, own, noise: await noiseOf(simulation.model) };
+    };
+    let { found, own, noise: after } = await correctAll(matrices);
+    if (recipe.solver === 'gptq' && planning.parameters.size === 0) {
+      const reference = planned();
+      const compensator = createCompensator({
+        float: reference.model,
+        floatTargets: correctionTargets(reference),
+        schemes: new Map(results.flatMap(({ tensor, scheme }) => (scheme ? [[tensor, scheme] as const] : []))),
+        samples,
+        runtime,
+        ...shared,
+      });
+      try {
+        const compensated = await correctAll(matrices, {
+          before: (simulation, group) => compensator.run(simulation, group),
+        });
+        const kept = compensated.noise < Math.min(after, before);
+        compensation = {
+          layers: compensator.matrices.size,
+          kept,
+          left: [...compensator.fallbacks].map(([tensor, because]) => ({ tensor, because })),
+          gain: Math.min(after, before) - compensated.noise,
+        };
+        if (kept) {
+          ({ found, own, noise: after } = compensated);
+          solved = new Map([...matrices, ...compensator.matrices]);
+        }
+      } finally {
+        await compensator.close();
+      }
+    }
     const kept = after <= before;
     if (kept) corrections = found;
     else if (Number.isNaN(before) || Number.isNaN(after))
@@ -196,7 +251,7 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
     if (bias) setBias(target, bias);
   }
   const result = planning.model;
-  const lowered = lowerModel(planning, corrected(matrices, planning, corrections), store);
+  const lowered = lowerModel(planning, corrected(solved, planning, corrections), store);
   for (const { tensor, instead } of lowered) {
     if (instead) notes.push(`Weight "${tensor}" is written as ${instead.lowering}, ${instead.because}.`);
   }
@@ -251,6 +306,7 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
           },
         }
       : {}),
+    ...(compensation ? { compensation } : {}),
     ...(biasCorrection ? { biasCorrection } : {}),
     ...(comparison ? { comparison } : {}),
     notes,

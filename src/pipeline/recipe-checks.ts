@@ -4,8 +4,9 @@ import { checkScheme, parseScheme } from '../formats/scheme.ts';
 import { loweringIds } from '../lowerings/index.ts';
 import type { WeightKind } from '../lowerings/weight.ts';
 import { ranges } from '../ranges/index.ts';
-import type { Recipe, Rule, RuleMatch, RuleUse, WeightRange } from './recipe.ts';
+import type { Recipe, Rule, RuleMatch, RuleUse, SolverSetting, WeightRange } from './recipe.ts';
 
+export const solverSettings: readonly SolverSetting[] = ['nearest', 'gptq'];
 export const weightRanges: readonly WeightRange[] = ['search', 'min-max', 'percentile', 'entropy', 'mse'];
 
 const weightKinds = Object.keys({
@@ -44,6 +45,7 @@ const settings: Readonly<Record<keyof Recipe, Check>> = {
     holds: (value) => typeof value === 'number' && value > 50 && value <= 100,
   },
   weightRange: oneOf(weightRanges),
+  solver: oneOf(solverSettings),
   lowering: oneOf(['auto', ...loweringIds]),
   symmetricActivations: truth,
   reduceRange: truth,

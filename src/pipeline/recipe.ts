@@ -7,13 +7,16 @@ import type { WeightKind } from '../lowerings/weight.ts';
 import type { RangeId } from '../ranges/index.ts';
 import { checkSettings } from './recipe-checks.ts';
 
-export { recipeKeys, weightRanges } from './recipe-checks.ts';
+export { recipeKeys, solverSettings, weightRanges } from './recipe-checks.ts';
 
 /** How activations are treated: left float, quantized while the model runs, or with ranges fixed by calibration. */
 export type ActivationSetting = 'none' | 'dynamic' | FormatId;
 
 /** `search` is the scale search with least-squares refit; the others fix the range and round. */
 export type WeightRange = 'search' | Exclude<RangeId, 'moving-average'>;
+
+/** How codes of weights are chosen. */
+export type SolverSetting = 'nearest' | 'gptq';
 
 /** All given conditions must hold. Names may hold `*`, which stands for any text. */
 export interface RuleMatch {
@@ -50,6 +53,8 @@ export interface Recipe {
   /** Percent of the values inside, for the percentile method. */
   readonly percentile: number;
   readonly weightRange: WeightRange;
+  /** `nearest` takes the nearest codes; `gptq` makes errors of weights compensate each other, which needs samples. */
+  readonly solver: SolverSetting;
   /** `auto` chooses per weight. */
   readonly lowering: LoweringId | 'auto';
   readonly symmetricActivations: boolean;
@@ -109,6 +114,7 @@ export function makeRecipe(input: RecipeInput, calibrated: boolean): Recipe {
     range: input.range ?? (isFloat8 ? 'min-max' : 'mse'),
     percentile: input.percentile ?? 99.999,
     weightRange: input.weightRange ?? 'search',
+    solver: input.solver ?? 'nearest',
     lowering: input.lowering ?? 'auto',
     symmetricActivations: isFloat8 || (input.symmetricActivations ?? activations === 'int16'),
     reduceRange: input.reduceRange ?? false,

@@ -34,6 +34,16 @@ export interface Report {
   readonly floatBytes: number;
   readonly quantizedBytes: number;
   readonly calibration?: { readonly data: string; readonly samples: number; readonly synthetic: boolean };
+  /** With the solver gptq. */
+  readonly compensation?: {
+    readonly layers: number;
+    /** False when held-out samples were better with the nearest codes. */
+    readonly kept: boolean;
+    /** Decibels of the held-out outputs that it brought, or would have. */
+    readonly gain: number;
+    /** Weights that kept the nearest codes, and why. */
+    readonly left: readonly { readonly tensor: string; readonly because: string }[];
+  };
   readonly biasCorrection?: {
     readonly layers: number;
     /** False when it was taken back because held-out samples were better without it. */

@@ -21,6 +21,8 @@ export interface Simulation {
   /** The value that holds a layer's result before clipping and rounding. */
   resultOf(target: CorrectionTarget): Value;
   apply(target: CorrectionTarget, correction: Correction): void;
+  /** Gives a layer other codes, in float. */
+  replace(target: CorrectionTarget, matrix: QuantizedMatrix): void;
   /** True when every output channel has scales of its own, so that a factor can go into them. */
   hasRowScales(target: CorrectionTarget): boolean;
   /** Adds a node that does the layer's work on the same input with the float weight. To be removed after use. */
@@ -63,8 +65,12 @@ export function simulate(planning: Planning, matrices: Matrices): Simulation {
       }
       if (bias) setBias(target, bias);
     },
+    replace({ weight }, matrix) {
+      current.set(weight.value.name, matrix);
+      weight.value.tensor = dequantized(weight, matrix);
+    },
     hasRowScales({ weight }) {
-      const matrix = matrices.get(weight.value.name);
+      const matrix = current.get(weight.value.name);
       return matrix !== undefined && takesGain(matrix);
     },
     addTwin({ node, weight }) {

@@ -1,6 +1,6 @@
 /** How much errors of weights cost at a layer's output: the second moment of its inputs, made fit to be factorized. */
 import { HalftoneError } from '../base/errors.ts';
-import { type Factor, factorize, type MatrixProducts, plainProducts } from './factorize.ts';
+import { allFinite, type Factor, factorize, type MatrixProducts, plainProducts } from './factorize.ts';
 
 /** What is known of a layer's inputs x. */
 export interface Moments {
@@ -54,23 +54,36 @@ function checkMoments({ moment, mean, count }: Moments, columns: number): void {
   if (!(count > 0)) throw new HalftoneError('internal', `moments: expected at least one sample, got ${count}`);
 }
 
-/** The moment without what the mean explains: what is left once the bias makes up for the mean of the error. */
-function centred({ moment, mean }: Moments): Float32Array {
+/** What is left of each input's mean square without its mean: zero where it is a constant. */
+function variancesOf({ moment, mean }: Moments): Float64Array {
+  const columns = mean.length;
+  return Float64Array.from({ length: columns }, (_, i) => {
+    const square = moment[i * (columns + 1)];
+    const variance = square - mean[i] * mean[i];
+    return variance > leastVariance * square ? variance : 0;
+  });
+}
+
+/**
+ * The centred moment in some order, each element times `share`: what is left once the bias makes up for the mean of the
+ * error. Correlations beyond 1, which rounding leaves of large means, are 1.
+ */
+function centred({ moment, mean }: Moments, variances: Float64Array, order: Int32Array, share: number): Float32Array {
   const columns = mean.length;
   const matrix = new Float32Array(columns * columns);
-  const lengths = new Float64Array(columns);
+  const means = Float64Array.from(order, (column) => mean[column]);
+  const lengths = Float64Array.from(order, (column) => Math.sqrt(variances[column]));
   for (let i = 0; i < columns; i++) {
-    const square = moment[i * columns + i];
-    const variance = square - mean[i] * mean[i];
-    lengths[i] = variance <= leastVariance * square ? 0 : Math.sqrt(variance);
-  }
-  for (let i = 0; i < columns; i++) {
+    const from = order[i] * columns;
+    const to = i * columns;
+    const ownMean = means[i];
+    const length = lengths[i];
     for (let j = 0; j < columns; j++) {
-      const bound = lengths[i] * lengths[j];
-      const value = moment[i * columns + j] - mean[i] * mean[j];
-      // Correlations that float32 cannot tell from zero would only slow products down.
-      matrix[i * columns + j] =
-        Math.abs(value) < leastCorrelation * bound ? 0 : Math.max(-bound, Math.min(value, bound));
+      const bound = length * lengths[j];
+      const value = moment[from + order[j]] - ownMean * means[j];
+      const magnitude = Math.abs(value);
+      if (magnitude > bound) matrix[to + j] = value > 0 ? share * bound : -share * bound;
+      else if (magnitude >= leastCorrelation * bound) matrix[to + j] = share * value;
     }
   }
   return matrix;
@@ -88,28 +101,20 @@ export async function prepareCurvature(
   { damping = 0.01, products = plainProducts }: CurvatureOptions = {},
 ): Promise<Curvature | string> {
   checkMoments(moments, columns);
-  if (!moments.moment.every(Number.isFinite) || !moments.mean.every(Number.isFinite)) {
-    return 'the moments of the inputs are not finite';
-  }
-  const plain = centred(moments);
-  let trace = 0;
-  for (let i = 0; i < columns; i++) trace += plain[i * columns + i];
-  if (!Number.isFinite(trace)) return 'the moments of the inputs are too large';
+  if (!allFinite(moments.moment) || !allFinite(moments.mean)) return 'the moments of the inputs are not finite';
+  const variances = variancesOf(moments);
+  const trace = variances.reduce((sum, variance) => sum + variance, 0);
   // Where nothing varies, all columns count the same.
   const mean = trace > 0 ? trace / columns : 1;
   const idle = trace > 0 ? 0 : 1;
   const order = Int32Array.from({ length: columns }, (_, column) => column).sort(
-    (a, b) => plain[b * columns + b] - plain[a * columns + a] || a - b,
+    (a, b) => variances[b] - variances[a] || a - b,
   );
   const share = moments.count < enoughSamples * columns ? moments.count / (columns + moments.count) : 1;
-  const matrix = new Float32Array(columns * columns);
-  for (let i = 0; i < columns; i++) {
-    const row = order[i] * columns;
-    for (let j = 0; j < columns; j++) matrix[i * columns + j] = share * plain[row + order[j]];
-  }
+  const matrix = centred(moments, variances, order, share);
   for (const tried of [damping, ...dampings.filter((more) => more > damping)]) {
     for (let i = 0; i < columns; i++) {
-      matrix[i * columns + i] = plain[order[i] * (columns + 1)] + idle + tried * mean;
+      matrix[i * columns + i] = variances[order[i]] + idle + tried * mean;
     }
     const factor = await factorize(matrix, columns, products);
     if (factor) return { columns, order, matrix, factor, damping: tried };

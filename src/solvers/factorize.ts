@@ -75,16 +75,32 @@ export async function factorize(
     if (rootInPlace(exact, size, leastPivot.double)) root = exact;
   }
   if (!root) return undefined;
-  const upper = new Float32Array(size * size);
+  // Roots in single precision become the factor where they are.
+  const upper = root instanceof Float32Array ? root : new Float32Array(size * size);
   const pivots = new Float64Array(size);
-  for (let i = 0; i < size; i++) pivots[i] = (lengths[i] * root[i * size + i]) ** 2;
+  const inverses = new Float64Array(size);
   for (let i = 0; i < size; i++) {
-    for (let j = i; j < size; j++) {
-      const share = root[i * size + j] / root[j * size + j];
-      if (!(Math.abs(share) < leastElement)) upper[i * size + j] = (lengths[i] * share) / lengths[j];
+    const pivot = root[i * size + i];
+    pivots[i] = (lengths[i] * pivot) ** 2;
+    inverses[i] = 1 / pivot;
+  }
+  for (let i = 0; i < size; i++) {
+    const row = i * size;
+    const length = lengths[i];
+    upper[row + i] = 1;
+    for (let j = i + 1; j < size; j++) {
+      const share = root[row + j] * inverses[j];
+      upper[row + j] = Math.abs(share) < leastElement ? 0 : (share * length) / lengths[j];
     }
   }
-  return upper.every(Number.isFinite) && pivots.every(Number.isFinite) ? { size, upper, pivots } : undefined;
+  return allFinite(upper) && pivots.every(Number.isFinite) ? { size, upper, pivots } : undefined;
+}
+
+/** Whether all numbers are finite. */
+export function allFinite(numbers: Float32Array): boolean {
+  let zero = 0;
+  for (let i = 0; i < numbers.length; i++) zero += numbers[i] * 0;
+  return zero === 0;
 }
 
 /** The upper triangle divided by the lengths of row and column. */
@@ -124,12 +140,13 @@ function rootInPlace(a: Float64Array, size: number, least: number): boolean {
 /** The same in float32, block after block: what later columns contribute to a block of columns is one product. */
 async function blockedRoot(a: Float32Array, products: MatrixProducts): Promise<Float32Array | undefined> {
   const size = Math.sqrt(a.length);
+  const room = new Float32Array(Math.ceil(a.length / 4));
   for (let first = Math.floor((size - 1) / blockSize) * blockSize; first >= 0; first -= blockSize) {
     const last = Math.min(first + blockSize, size);
     const width = last - first;
     const rest = part(a, size, 0, last, first, last);
     if (last < size) {
-      const later = part(a, size, 0, last, last, size);
+      const later = part(a, size, 0, last, last, size, room);
       const own = turned(later.subarray(first * (size - last)), width, size - last);
       subtract(rest, await products.multiply(later, own, last, size - last, width), leastElement);
     }
@@ -162,7 +179,7 @@ function upperInverse(upper: Float64Array | Float32Array, size: number): Float32
   return Float32Array.from(inverse);
 }
 
-/** A copy of some rows and columns of a row-major matrix. */
+/** A copy of some rows and columns of a row-major matrix, in `room` if that is given. */
 function part(
   matrix: Float32Array,
   columns: number,
@@ -170,9 +187,11 @@ function part(
   lastRow: number,
   first: number,
   last: number,
+  room?: Float32Array,
 ): Float32Array {
   const width = last - first;
-  const copy = new Float32Array((lastRow - firstRow) * width);
+  const count = (lastRow - firstRow) * width;
+  const copy = room ? room.subarray(0, count) : new Float32Array(count);
   for (let row = firstRow; row < lastRow; row++) {
     copy.set(matrix.subarray(row * columns + first, row * columns + last), (row - firstRow) * width);
   }

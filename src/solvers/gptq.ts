@@ -12,7 +12,7 @@ import { createCodes, type QuantizedMatrix } from '../formats/quantized.ts';
 import { bestKernel, dequantizeMatrix, type Kernel } from '../kernel/index.ts';
 import { type Curvature, type CurvatureOptions, type Moments, prepareCurvature } from './curvature.ts';
 import { type Choice, descend } from './descent.ts';
-import { factorize, type MatrixProducts, plainProducts, solveRight } from './factorize.ts';
+import { allFinite, factorize, type MatrixProducts, plainProducts, solveRight } from './factorize.ts';
 import { refitScales } from './refit.ts';
 import { leastHeight, Residuals } from './residuals.ts';
 import { roundingOf } from './rounding.ts';
@@ -51,6 +51,9 @@ const blockWidth = 64;
 /** Rows that are done at a time, so that a block of columns of them stays in the cache. */
 const tileHeight = 256;
 
+/** From one column of a tile to the next: not a power of two, whose multiples share few lines of a cache. */
+const stride = tileHeight + 8;
+
 /**
  * Chooses the codes of a quantized matrix again so that the layer's output is kept: GPTQ in activation order with the
  * static groups of `start`, coordinate descent, and a fit of the scales. A row that loses more by GPTQ keeps its codes, which
@@ -77,7 +80,7 @@ export async function compensate(
     before: Number.NaN,
     fallback,
   });
-  if (!target.every(Number.isFinite)) return failed('the weights aimed at are not finite');
+  if (!allFinite(target)) return failed('the weights aimed at are not finite');
   const curvature = options.curvature ?? (await curvatureOf(columns, options));
   if (typeof curvature === 'string') return failed(curvature);
   if (curvature.columns !== columns) {
@@ -218,87 +221,108 @@ async function measure(residuals: Residuals, { factor }: Curvature): Promise<Flo
 async function chooseCodes(choice: Choice): Promise<void> {
   const { columns, rows } = choice.residuals;
   const { upper } = choice.curvature.factor;
+  const tile = new Tile();
   for (let first = 0; first < columns; first += blockWidth) {
     const last = Math.min(first + blockWidth, columns);
     const feed = await choice.residuals.times(upper, first, last, first);
-    for (let row = 0; row < rows; row += tileHeight) {
-      chooseTile(choice, first, last, feed, row, Math.min(tileHeight, rows - row));
+    for (let top = 0; top < rows; top += tileHeight) {
+      chooseTile(choice, { first, last, top, height: Math.min(tileHeight, rows - top) }, feed, tile);
     }
   }
 }
 
-/** Codes of some columns for some rows, which lie here column after column. */
-function chooseTile(
-  { codes, residuals, losses, rounding, curvature, blockSize }: Choice,
-  first: number,
-  last: number,
-  feed: Float32Array,
-  top: number,
-  height: number,
-): void {
-  const { columns } = residuals;
+/** Room for some columns of a tile, column after column. */
+class Tile {
+  readonly weights = new Float64Array(blockWidth * stride);
+  /** What is rounded: weights, and what they are to make up for. */
+  readonly wanted = new Float64Array(blockWidth * stride);
+  readonly differences = new Float64Array(blockWidth * stride);
+  readonly codes = new Int32Array(blockWidth * stride);
+  /** Of one column. */
+  readonly values = new Float64Array(tileHeight);
+  readonly shares = new Float64Array(blockWidth);
+}
+
+/** A tile of residuals: some columns for some rows. */
+interface Place {
+  readonly first: number;
+  readonly last: number;
+  readonly top: number;
+  readonly height: number;
+}
+
+/** Codes of some columns for some rows. */
+function chooseTile(choice: Choice, place: Place, feed: Float32Array, tile: Tile): void {
+  loadTile(choice, place, feed, tile);
+  const { losses, rounding, curvature, blockSize, residuals } = choice;
   const { order, factor } = curvature;
+  const { first, last, top, height } = place;
+  for (let i = 0; i < last - first; i++) {
+    const start = i * stride;
+    const numbers = tile.wanted.subarray(start, start + height);
+    for (let k = 0; k < i; k++) tile.shares[k] = factor.upper[(first + k) * residuals.columns + first + i];
+    addShares(numbers, tile.differences, tile.shares, i);
+    const block = Math.floor(order[first + i] / blockSize);
+    rounding.column(top, block, numbers, tile.codes.subarray(start, start + height), tile.values);
+    settle(tile, numbers, start, factor.pivots[first + i], losses.subarray(top, top + height));
+  }
+  storeTile(choice, place, tile);
+}
+
+function loadTile({ residuals }: Choice, { first, last, top, height }: Place, feed: Float32Array, tile: Tile): void {
+  const { weights, wanted } = tile;
   const width = last - first;
   const { panel, width: panelWidth, offset } = residuals.panelOf(first);
-  const weights = new Float64Array(width * height);
-  const wanted = new Float64Array(width * height);
   for (let row = 0; row < height; row++) {
     const from = (top + row) * panelWidth + offset;
     const fed = (top + row) * width;
     for (let i = 0; i < width; i++) {
       const weight = panel[from + i];
-      weights[i * height + row] = weight;
-      wanted[i * height + row] = weight + feed[fed + i];
-    }
-  }
-  const differences = new Float64Array(width * height);
-  const values = new Float64Array(height);
-  const found = new Int32Array(width * height);
-  const shares = new Float64Array(width);
-  for (let i = 0; i < width; i++) {
-    const place = i * height;
-    const numbers = wanted.subarray(place, place + height);
-    for (let k = 0; k < i; k++) shares[k] = factor.upper[(first + k) * columns + first + i];
-    addShares(numbers, differences, shares, i, height);
-    const block = Math.floor(order[first + i] / blockSize);
-    rounding.column(top, block, numbers, found.subarray(place, place + height), values);
-    const pivot = factor.pivots[first + i];
-    for (let row = 0; row < height; row++) {
-      const rest = numbers[row] - values[row];
-      losses[top + row] += pivot * rest * rest;
-      differences[place + row] = weights[place + row] - values[row];
-    }
-  }
-  for (let row = 0; row < height; row++) {
-    const from = (top + row) * panelWidth + offset;
-    const to = (top + row) * columns + first;
-    for (let i = 0; i < width; i++) {
-      panel[from + i] = differences[i * height + row];
-      codes[to + i] = found[i * height + row];
+      weights[i * stride + row] = weight;
+      wanted[i * stride + row] = weight + feed[fed + i];
     }
   }
 }
 
-/** numbers += Σ differences of column k · shares[k], of the first `count` columns of `height` rows each. */
-function addShares(
-  numbers: Float64Array,
-  differences: Float64Array,
-  shares: Float64Array,
-  count: number,
-  height: number,
-): void {
+/** Takes down what a column lost, and what it leaves to those that follow. */
+function settle(tile: Tile, numbers: Float64Array, start: number, pivot: number, losses: Float64Array): void {
+  const { weights, differences, values } = tile;
+  for (let row = 0; row < numbers.length; row++) {
+    const rest = numbers[row] - values[row];
+    losses[row] += pivot * rest * rest;
+    differences[start + row] = weights[start + row] - values[row];
+  }
+}
+
+function storeTile({ codes, residuals }: Choice, { first, last, top, height }: Place, tile: Tile): void {
+  const { differences, codes: found } = tile;
+  const width = last - first;
+  const { panel, width: panelWidth, offset } = residuals.panelOf(first);
+  for (let row = 0; row < height; row++) {
+    const from = (top + row) * panelWidth + offset;
+    const to = (top + row) * residuals.columns + first;
+    for (let i = 0; i < width; i++) {
+      panel[from + i] = differences[i * stride + row];
+      codes[to + i] = found[i * stride + row];
+    }
+  }
+}
+
+/** numbers += Σ differences of column k · shares[k], of the first `count` columns of a tile. */
+function addShares(numbers: Float64Array, differences: Float64Array, shares: Float64Array, count: number): void {
+  const height = numbers.length;
   let k = 0;
   for (; k + 8 <= count; k += 8) {
     const [s0, s1, s2, s3] = [shares[k], shares[k + 1], shares[k + 2], shares[k + 3]];
     const [s4, s5, s6, s7] = [shares[k + 4], shares[k + 5], shares[k + 6], shares[k + 7]];
-    const a = k * height;
-    const b = a + height;
-    const c = b + height;
-    const d = c + height;
-    const e = d + height;
-    const f = e + height;
-    const g = f + height;
-    const h = g + height;
+    const a = k * stride;
+    const b = a + stride;
+    const c = b + stride;
+    const d = c + stride;
+    const e = d + stride;
+    const f = e + stride;
+    const g = f + stride;
+    const h = g + stride;
     for (let row = 0; row < height; row++) {
       numbers[row] +=
         differences[a + row] * s0 +
@@ -313,7 +337,7 @@ function addShares(
   }
   for (; k < count; k++) {
     const share = shares[k];
-    const from = k * height;
+    const from = k * stride;
     for (let row = 0; row < height; row++) numbers[row] += differences[from + row] * share;
   }
 }
@@ -403,5 +427,5 @@ export async function retarget(
   for (const column of dead) {
     for (let row = 0; row < rows; row++) found[row * columns + column] = values[row * columns + column];
   }
-  return found.every(Number.isFinite) ? found : values.slice();
+  return allFinite(found) ? found : values.slice();
 }

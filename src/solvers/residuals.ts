@@ -10,6 +10,11 @@ const panelWidth = 1024;
  */
 export const leastHeight = 128;
 
+/** Some numbers, from the place `first` of an order on. */
+function gather(numbers: Float32Array, order: Int32Array, first: number, found: Float32Array): void {
+  for (let i = 0; i < found.length; i++) found[i] = numbers[order[first + i]];
+}
+
 export class Residuals {
   readonly rows: number;
   readonly columns: number;
@@ -33,14 +38,16 @@ export class Residuals {
     this.height = Math.max(rows, least);
     this.#products = products;
     for (let first = 0; first < columns; first += panelWidth) {
-      const width = Math.min(panelWidth, columns - first);
-      const panel = new Float32Array(this.height * width);
-      for (let row = 0; row < rows; row++) {
-        const start = row * columns;
-        if (order) for (let i = 0; i < width; i++) panel[row * width + i] = values[start + order[first + i]];
-        else panel.set(values.subarray(start + first, start + first + width), row * width);
+      this.#panels.push(new Float32Array(this.height * Math.min(panelWidth, columns - first)));
+    }
+    for (let row = 0; row < rows; row++) {
+      const own = values.subarray(row * columns, (row + 1) * columns);
+      for (const [index, panel] of this.#panels.entries()) {
+        const first = index * panelWidth;
+        const width = Math.min(panelWidth, columns - first);
+        if (order) gather(own, order, first, panel.subarray(row * width, (row + 1) * width));
+        else panel.set(own.subarray(first, first + width), row * width);
       }
-      this.#panels.push(panel);
     }
   }
 

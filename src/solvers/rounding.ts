@@ -75,8 +75,9 @@ class PlainIntegerRounding extends IntegerRounding {
       const scale = scales[index];
       const zeroPoint = zeroPoints[index];
       // Beyond 2^51, where this does not round, codes are clamped all the same.
-      const rounded = Math.fround(numbers[i] / scale) + roundingMagic - roundingMagic + zeroPoint;
-      const code = rounded > min ? Math.min(rounded, max) : min;
+      let code = Math.fround(numbers[i] / scale) + roundingMagic - roundingMagic + zeroPoint;
+      if (!(code > min)) code = min;
+      else if (code > max) code = max;
       codes[i] = code;
       values[i] = Math.fround((code - zeroPoint) * scale);
       index += perRow;

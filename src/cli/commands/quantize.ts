@@ -37,6 +37,7 @@ export interface QuantizeCommandOptions {
   readonly labels?: string;
   readonly range?: Recipe['range'];
   readonly weightRange?: Recipe['weightRange'];
+  readonly solver?: Recipe['solver'];
   readonly percentile?: number;
   readonly lowering?: Recipe['lowering'];
   readonly reduceRange?: boolean;
@@ -212,6 +213,7 @@ const recipeOptions = [
   'activations',
   'range',
   'weightRange',
+  'solver',
   'percentile',
   'lowering',
   'reduceRange',

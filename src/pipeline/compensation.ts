@@ -1,0 +1,161 @@
+/**
+ * Chooses the codes of layers again so that errors of one weight make up for those of others (GPTQ, Frantar et al. 2022),
+ * layer after layer behind the already quantized part: each layer aims at what the float layer makes of the float model's
+ * inputs, from the inputs that the quantized model gives it (ALGORITHMS.md §3.6 b).
+ */
+import type { QuantizedMatrix } from '../formats/quantized.ts';
+import { needsWholeTensor, parseScheme, type Scheme } from '../formats/scheme.ts';
+import type { Model } from '../graph/model.ts';
+import { openProducts, type Products } from '../runtime/products.ts';
+import type { Runtime } from '../runtime/runtime.ts';
+import type { Samples } from '../samples/sample.ts';
+import { compensate, retarget } from '../solvers/gptq.ts';
+import { solverOf } from '../solvers/index.ts';
+import { toMatrix } from '../tensor/matrix-view.ts';
+import type { CorrectionTarget } from './correction.ts';
+import { type CrossMoments, collectCrossMoments, momentKey } from './moments.ts';
+import type { Simulation } from './simulate.ts';
+
+export interface CompensationOptions {
+  /** The float model, prepared, and its layers, in the order of the simulation's. */
+  readonly float: Model;
+  readonly floatTargets: readonly CorrectionTarget[];
+  /** Scheme of each weight as planned. */
+  readonly schemes: ReadonlyMap<string, string>;
+  readonly samples: Samples;
+  readonly runtime: Runtime;
+  readonly threads?: number;
+  readonly signal?: AbortSignal;
+}
+
+/** Why a weight kept the codes it had, by its name. */
+export type Fallbacks = ReadonlyMap<string, string>;
+
+/** Layers whose inputs have more columns than this are left: their moments would not be worth the memory. */
+const maxColumns = 8192;
+
+/** How much of the mean diagonal is added where a layer is aimed anew (ALGORITHMS.md §3.6 b). */
+const retargetDamping = 0.01;
+
+export interface Compensator {
+  /** Chooses the codes of some layers that do not depend on each other, and puts them into the simulation. */
+  run(simulation: Simulation, group: readonly CorrectionTarget[]): Promise<void>;
+  /** What was chosen, by the weight's name. */
+  readonly matrices: ReadonlyMap<string, QuantizedMatrix>;
+  readonly fallbacks: Fallbacks;
+  close(): Promise<void>;
+}
+
+export function createCompensator(options: CompensationOptions): Compensator {
+  const { float, floatTargets, samples, runtime, threads, signal } = options;
+  const products = openProducts(runtime, threads ? { threads } : {});
+  const matrices = new Map<string, QuantizedMatrix>();
+  const fallbacks = new Map<string, string>();
+  const own = new Map(floatTargets.map((target) => [target.tensor, target]));
+  return {
+    matrices,
+    fallbacks,
+    async run(simulation, group) {
+      const targets = group.flatMap((target) => {
+        const { value, uses, use } = target.weight;
+        const refuse = (why: string) => {
+          fallbacks.set(value.name, why);
+          return [];
+        };
+        if (uses.length > 1) return refuse('several layers read it');
+        if (use.view.columns > maxColumns) return refuse(`its ${use.view.columns} columns are too many`);
+        const twin = own.get(target.tensor);
+        return twin ? [{ target, twin }] : refuse('the float model has no such layer');
+      });
+      const moments = await collectCrossMoments(
+        float,
+        simulation.model,
+        targets.map(({ twin }) => twin),
+        samples,
+        runtime,
+        { ...(threads ? { threads } : {}), ...(signal ? { signal } : {}), maxColumns },
+      );
+      for (const { target, twin } of targets) {
+        const { name } = target.weight.value;
+        const found = moments.get(momentKey(twin));
+        const scheme = options.schemes.get(name);
+        if (!found || !scheme || found.some(({ moments: { count } }) => count === 0)) {
+          fallbacks.set(name, 'nothing is known of its inputs');
+          continue;
+        }
+        const result = await compensateWeight(twin, parseScheme(scheme), found, products);
+        if (typeof result === 'string') {
+          fallbacks.set(name, result);
+          continue;
+        }
+        matrices.set(name, result);
+        simulation.replace(target, result);
+      }
+    },
+    close: () => products.close(),
+  };
+}
+
+/** A weight whose rows are parts with moments of their own. Returns why nothing could be done, where that is so. */
+async function compensateWeight(
+  { weight }: CorrectionTarget,
+  scheme: Scheme,
+  parts: readonly CrossMoments[],
+  products: Products,
+): Promise<QuantizedMatrix | string> {
+  const { view } = weight.use;
+  const { rows, columns } = view;
+  if (parts.length > 1 && needsWholeTensor(scheme)) return 'its groups share a scale';
+  const values = toMatrix(weight.tensor.floats(), view);
+  const height = rows / parts.length;
+  const solve = async (own: Scheme): Promise<QuantizedMatrix[] | string> => {
+    const solved: QuantizedMatrix[] = [];
+    for (const [index, { moments, cross }] of parts.entries()) {
+      const part = values.subarray(index * height * columns, (index + 1) * height * columns);
+      const target = await retarget(part, height, columns, cross, moments, retargetDamping, { products });
+      const importance = Float32Array.from({ length: columns }, (_, i) => Math.max(moments.moment[i * columns + i], 0));
+      const start = solverOf('search').solve(target, height, columns, own, { importance });
+      const { matrix, fallback } = await compensate(part, height, columns, start, { moments, target, products });
+      if (fallback) return fallback;
+      solved.push(matrix);
+    }
+    return solved;
+  };
+  const solved = await solve(scheme);
+  if (typeof solved === 'string') return solved;
+  if (solved.every((matrix) => matrix.scheme.scaleType === solved[0].scheme.scaleType)) return joined(solved, rows);
+  const again = await solve({ ...scheme, scaleType: 'float32' });
+  return typeof again === 'string' ? again : joined(again, rows);
+}
+
+/** Matrices of consecutive rows as one. */
+function joined(parts: readonly QuantizedMatrix[], rows: number): QuantizedMatrix {
+  const [first] = parts;
+  if (parts.length === 1) return first;
+  const all = <Numbers extends { readonly length: number; set(from: Numbers, at: number): void }>(
+    pick: (part: QuantizedMatrix) => Numbers,
+    make: (length: number) => Numbers,
+  ): Numbers => {
+    const result = make(parts.reduce((sum, part) => sum + pick(part).length, 0));
+    let at = 0;
+    for (const part of parts) {
+      result.set(pick(part), at);
+      at += pick(part).length;
+    }
+    return result;
+  };
+  const floats = (pick: (part: QuantizedMatrix) => Float32Array) => all(pick, (length) => new Float32Array(length));
+  const Codes = first.codes.constructor as new (length: number) => QuantizedMatrix['codes'];
+  return {
+    ...first,
+    rows,
+    codes: all(
+      ({ codes }) => codes,
+      (length) => new Codes(length),
+    ),
+    scales: floats(({ scales }) => scales),
+    zeroPoints: floats(({ zeroPoints }) => zeroPoints),
+    ...(first.factors ? { factors: floats(({ factors = new Float32Array(0) }) => factors) } : {}),
+    ...(first.codebook ? { codebook: floats(({ codebook = new Float32Array(0) }) => codebook) } : {}),
+  };
+}
