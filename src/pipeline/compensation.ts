@@ -37,6 +37,9 @@ const maxColumns = 8192;
 /** How much of the mean diagonal is added where a layer is aimed anew (ALGORITHMS.md §3.6 b). */
 const retargetDamping = 0.01;
 
+/** With fewer samples a layer is not aimed anew: that would fit the samples, and not the layer. */
+const samplesPerColumn = 4;
+
 export interface Compensator {
   /** Chooses the codes of some layers that do not depend on each other, and puts them into the simulation. */
   run(simulation: Simulation, group: readonly CorrectionTarget[]): Promise<void>;
@@ -112,7 +115,10 @@ async function compensateWeight(
     const solved: QuantizedMatrix[] = [];
     for (const [index, { moments, cross }] of parts.entries()) {
       const part = values.subarray(index * height * columns, (index + 1) * height * columns);
-      const target = await retarget(part, height, columns, cross, moments, retargetDamping, { products });
+      const target =
+        moments.count < samplesPerColumn * columns
+          ? part
+          : await retarget(part, height, columns, cross, moments, retargetDamping, { products });
       const importance = Float32Array.from({ length: columns }, (_, i) => Math.max(moments.moment[i * columns + i], 0));
       const start = solverOf('search').solve(target, height, columns, own, { importance });
       const { matrix, fallback } = await compensate(part, height, columns, start, { moments, target, products });
