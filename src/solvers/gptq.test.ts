@@ -303,7 +303,7 @@ describe('compensate', () => {
     const start = search(wide, width, 'int3:g32');
     const products = openProducts(await openRuntime());
     try {
-      const options = { moments: large, products, sweeps: 1 };
+      const options = { moments: large, products, sweeps: 3 };
       const whole = await compensate(wide, height, width, start, options);
       const cut = 17;
       const part: QuantizedMatrix = {

@@ -23,8 +23,12 @@ export class Residuals {
   /** Row-major panels of `panelWidth` columns, the last may be narrower. */
   readonly #panels: Float32Array[] = [];
   readonly #products: MatrixProducts;
+  readonly #least: number;
 
-  /** @param order the column that becomes the first, second …; default their own order */
+  /**
+   * @param order the column that becomes the first, second …; default their own order
+   * @param least rows that products get at least
+   */
   constructor(
     values: Float32Array,
     rows: number,
@@ -37,6 +41,7 @@ export class Residuals {
     this.columns = columns;
     this.height = Math.max(rows, least);
     this.#products = products;
+    this.#least = least;
     for (let first = 0; first < columns; first += panelWidth) {
       this.#panels.push(new Float32Array(this.height * Math.min(panelWidth, columns - first)));
     }
@@ -49,6 +54,18 @@ export class Residuals {
         else panel.set(own.subarray(first, first + width), row * width);
       }
     }
+  }
+
+  /** A copy of some rows. */
+  pick(some: Int32Array): Residuals {
+    const values = new Float32Array(some.length * this.columns);
+    for (const [index, panel] of this.#panels.entries()) {
+      const width = panel.length / this.height;
+      for (const [place, row] of some.entries()) {
+        values.set(panel.subarray(row * width, (row + 1) * width), place * this.columns + index * panelWidth);
+      }
+    }
+    return new Residuals(values, some.length, this.columns, undefined, this.#products, this.#least);
   }
 
   /** The panel of a column, the panel's width, and where in its rows the column is. */
