@@ -53,7 +53,8 @@ const scaleNames: Readonly<Record<string, ScaleType>> = {
 };
 
 function scaleTypeFor(granularity: Granularity, format: Format): ScaleType {
-  if (granularity.kind === 'block') return 'float16';
+  // Sixteen bits of codes are finer than float16 holds a scale: the largest of a block would be cut off.
+  if (granularity.kind === 'block') return format.kind === 'int' && format.bits > 8 ? 'float32' : 'float16';
   // A table for each row is as large as many scales.
   return format.kind === 'codebook' && granularity.kind === 'channel' ? 'float16' : 'float32';
 }
@@ -90,7 +91,7 @@ function defaultGranularity(format: Format): Granularity {
 /**
  * The scheme a format gets when nothing else is said. 8 and 16 bits share a scale per channel, other formats per block
  * of 32; integers other than signed 8 and 16 bits, one signed bit and ternary ones are asymmetric; scales of blocks are
- * float16.
+ * float16, those of 16 bits float32.
  */
 export function defaultScheme(id: FormatId): Scheme {
   const format = formatOf(id);
