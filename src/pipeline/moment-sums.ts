@@ -1,17 +1,8 @@
 /** Adds up second moments of rows: few columns by kernel, many in blocks on ONNX Runtime. */
 import { bestKernel } from '../kernel/index.ts';
 import type { Products } from '../runtime/products.ts';
+import type { Moments } from '../solvers/curvature.ts';
 import { matrixView, toMatrix } from '../tensor/matrix-view.ts';
-
-/** Second moments of rows. The structural twin of what solvers take. */
-export interface Moments {
-  /** [columns, columns], row-major, both triangles: the mean of x·xᵀ, not centred. */
-  readonly moment: Float32Array;
-  /** [columns] */
-  readonly mean: Float32Array;
-  /** Rows that were seen. With none all numbers are 0. */
-  readonly count: number;
-}
 
 export interface MomentSums {
   /**

@@ -11,15 +11,16 @@ import type { Weight } from '../lowerings/weight.ts';
 import { openProducts } from '../runtime/products.ts';
 import type { Feeds, Runtime } from '../runtime/runtime.ts';
 import type { Samples } from '../samples/sample.ts';
+import type { Moments } from '../solvers/curvature.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import { expectedBytes, slicesOf, valuesByName } from './calibrate.ts';
-import { type GroupMoments, type MomentSums, type Moments, momentBytes, momentSums } from './moment-sums.ts';
+import { type GroupMoments, type MomentSums, momentBytes, momentSums } from './moment-sums.ts';
 import { type LayerInput, layerInput, type Rows } from './patches.ts';
 import { cloneModel } from './prepare.ts';
 import { runnableBytes } from './runnable.ts';
 import { subModel } from './sub-model.ts';
 
-export type { Moments } from './moment-sums.ts';
+export type { Moments } from '../solvers/curvature.ts';
 
 /** A weight and one node of the main graph that reads it. */
 export interface MomentTarget {

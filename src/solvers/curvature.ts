@@ -4,11 +4,11 @@ import { allFinite, type Factor, factorize, type MatrixProducts, plainProducts }
 
 /** What is known of a layer's inputs x. */
 export interface Moments {
-  /** The mean of x·xᵀ, not centred: columns·columns numbers. */
+  /** The mean of x·xᵀ, not centred: columns·columns numbers, row-major, both triangles. */
   readonly moment: Float32Array;
-  /** The mean of x. */
+  /** The mean of x: columns numbers. */
   readonly mean: Float32Array;
-  /** How many x there were. */
+  /** How many x there were. With none all numbers are 0, and nothing can be done with them. */
   readonly count: number;
 }
 

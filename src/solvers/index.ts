@@ -1,12 +1,13 @@
 /** The family of solvers: one explicit list. An entry turns a matrix of weights into codes and parameters. */
 import { HalftoneError } from '../base/errors.ts';
+import { hqq } from './hqq.ts';
 import { rtn } from './rtn.ts';
 import { search } from './search.ts';
 import type { Solver } from './solver.ts';
 
 export type { MatrixParameters, SolveOptions, Solver } from './solver.ts';
 
-export const solvers = [rtn, search] as const;
+export const solvers = [rtn, search, hqq] as const;
 
 export type SolverId = (typeof solvers)[number]['id'];
 

@@ -159,7 +159,7 @@ describe.each(solvers)('$id', (solver) => {
 });
 
 it('unknown solvers are refused by listing the known ones', () => {
-  expect(() => solverOf('magic')).toThrow('solver: expected one of rtn, search, got "magic"');
+  expect(() => solverOf('magic')).toThrow('solver: expected one of rtn, search, hqq, got "magic"');
 });
 
 describe('rtn', () => {
