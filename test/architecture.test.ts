@@ -20,6 +20,7 @@ const floors = [
   'lowerings',
   'files',
   'runtime',
+  'autodiff',
   'samples',
   'metrics',
   'targets',

@@ -1,0 +1,17 @@
+/** All rules, by operator. */
+import type { Node } from '../../graph/node.ts';
+import { convolutionRules } from './convolution.ts';
+import { elementwiseRules } from './elementwise.ts';
+import { productRules } from './product.ts';
+import { reductionRules } from './reduction.ts';
+import type { Rule, Rules } from './rule.ts';
+
+const rules: Rules = { ...convolutionRules, ...elementwiseRules, ...productRules, ...reductionRules };
+
+/** Operators whose gradient is known; those of ONNX Runtime's domain as `com.microsoft:Operator`. */
+export const differentiable: readonly string[] = Object.keys(rules).sort();
+
+export function ruleOf(node: Node): Rule | undefined {
+  const name = node.domain === '' ? node.op : `${node.domain}:${node.op}`;
+  return Object.hasOwn(rules, name) ? rules[name] : undefined;
+}
