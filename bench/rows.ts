@@ -102,7 +102,7 @@ export const models: readonly BenchModel[] = [
       },
       {
         recipe: "dynamic, the peer's settings",
-        options: { activations: 'dynamic', weights: 'uint8:tensor', biasCorrection: false },
+        options: { activations: 'dynamic', weights: 'uint8:tensor', corrections: [] },
         goals: { collapsed: true },
         peer: '−88 points, silently',
       },

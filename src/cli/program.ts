@@ -146,7 +146,7 @@ function makeProgram(terminal: Terminal): Command {
     .description(
       'Quantizes a float ONNX model. Alone it makes the weights 8 bits wide; with --calibrate DATA a convolutional ' +
         'network gets 8-bit activations too, layers are corrected, and the result is compared with the float model on ' +
-        'every eighth sample (fourth of fewer than 64), which is held out. Below 8 bits the first, the last and depthwise layers keep 8 bits ' +
+        'every fourth sample, which is held out. Below 8 bits the first, the last and depthwise layers keep 8 bits ' +
         '(see --uniform).',
     )
     .argument('<model>', 'ONNX file')
@@ -158,19 +158,37 @@ function makeProgram(terminal: Terminal): Command {
     )
     .optionsGroup('Data:')
     .option('-c, --calibrate <data>', 'samples of real use; see DATA below')
-    .option('--samples <n>', 'read at most so many samples (default: 128)', wholeNumber(1))
+    .option(
+      '--samples <n>',
+      'read at most so many samples (default: 128, 256 or 1024, as the preset says)',
+      wholeNumber(1),
+    )
     .option('--preprocess <file>', 'preprocessor_config.json for pictures')
     .option('--dimensions <name=size...>', 'lengths of open dimensions of the inputs, for made-up samples', dimension)
     .option('--labels <file>', 'right classes of the samples: .npy, .npz, .json, .txt or .csv')
     .optionsGroup('Method:')
+    .addOption(
+      choice(
+        '--preset <id>',
+        'how much is done for accuracy. fast: nearest codes, biases corrected where there are samples, seconds; balanced: ' +
+          'equalised channels, gptq, minutes; best: reconstruction and refined ranges besides, as long as it pays. Each ' +
+          'step is kept only where held-out samples are better with it (default: fast)',
+        async () => (await import('../pipeline/presets.ts')).presetIds,
+      ),
+    )
     .addOption(choice('--range <id>', 'how activation ranges are chosen (default: mse; min-max for float8)', rangeIds))
     .addOption(
       choice(
         '--solver <id>',
-        'nearest: the nearest codes; gptq: codes that make up for the errors of others, from samples, in minutes, ' +
-          'taken back where held-out samples disagree (default: nearest)',
-        async () => (await import('../pipeline/recipe.ts')).solverSettings,
+        'nearest: the nearest codes; gptq: codes that make up for the errors of others; reconstruction: blocks learned ' +
+          'from their outputs besides',
+        async () => (await import('../pipeline/presets.ts')).solverSettings,
       ),
+    )
+    .option(
+      '--corrections <list>',
+      'none, or some of cross-layer, smooth, awq, bias, normalization, ranges, with commas between them (default: as the ' +
+        'preset says)',
     )
     .addOption(choice('--weight-range <id>', 'how weight grids are chosen (default: search)', weightRangeIds))
     .option('--percentile <p>', 'percent of the values inside, for the range percentile (default: 99.999)', decimal)
@@ -184,7 +202,6 @@ function makeProgram(terminal: Terminal): Command {
         '4 lets MatMulNBits compute in 8 bits, 0 keeps it in float (default: 4)',
       ).choices(['0', '4']),
     )
-    .option('--no-bias-correction', 'do not correct the outputs of layers with the samples')
     .optionsGroup('Choice of layers:')
     .option('--op-types <op...>', 'quantize only these operators')
     .option('--exclude <pattern...>', 'leave nodes or weights of these names alone; * stands for any text')

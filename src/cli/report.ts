@@ -1,7 +1,8 @@
 /** Prints what a quantization did: the short account, and with `--verbose` every weight. */
 import type { WrittenFiles } from '../files/onnx/write-files.ts';
 import type { LoweringId } from '../lowerings/index.ts';
-import type { Report } from '../pipeline/report.ts';
+import { correctionIds, solverSettings } from '../pipeline/presets.ts';
+import type { Report, StageResult } from '../pipeline/report.ts';
 import { bytes, plural, ratio } from './numbers.ts';
 import { describeActivations, printWeights, weightsOf } from './plan.ts';
 import { printable } from './style.ts';
@@ -18,6 +19,8 @@ export interface Account {
   readonly notes: readonly string[];
   readonly verbose: boolean;
 }
+
+const stageWidth = Math.max(...[...solverSettings, ...correctionIds].map(({ length }) => length));
 
 /** Prints the account. */
 export function printReport({ path, report, written, notes, verbose }: Account, terminal: Terminal): void {
@@ -37,17 +40,7 @@ export function printReport({ path, report, written, notes, verbose }: Account, 
     const { data, samples, synthetic } = report.calibration;
     fact('samples', `${samples} of ${data}${synthetic ? ' (made up: accuracy is unknown)' : ''}`);
   }
-  if (report.compensation) {
-    const { layers, kept, gain, left: without } = report.compensation;
-    const rest = without.length > 0 ? `; ${plural(without.length, 'layer')} left (${without[0].because})` : '';
-    const change = `${Math.abs(gain).toFixed(1)} dB ${gain >= 0 ? 'better' : 'worse'} on held-out samples`;
-    fact('gptq', kept ? `codes of ${plural(layers, 'layer')}, ${change}${rest}` : `taken back: ${change}`);
-  }
-  if (report.biasCorrection) {
-    const { layers, kept, left: without } = report.biasCorrection;
-    const rest = without.length > 0 ? `; ${plural(without.length, 'layer')} without a place for one` : '';
-    fact('correction', kept ? `biases of ${plural(layers, 'layer')}${rest}` : 'taken back');
-  }
+  for (const [index, line] of (report.stages ?? []).map(stageLine).entries()) fact(index === 0 ? 'stages' : '', line);
   const after = written?.bytes ?? report.quantizedBytes;
   fact('bytes', `${bytes(report.floatBytes)} → ${bytes(after)} (${ratio(report.floatBytes, after)} smaller)`);
   const all = [...report.notes, ...notes, ...operatorNotes(report)];
@@ -56,6 +49,18 @@ export function printReport({ path, report, written, notes, verbose }: Account, 
     printNotes(terminal, all);
   }
   if (verbose) printWeights(report.plan, report.weights, terminal);
+}
+
+/** What a stage brought, on one line. */
+function stageLine({ stage, kept, sqnr, gain, changed, left, seconds }: StageResult, index: number): string {
+  const name = stage.padEnd(stageWidth);
+  const level = `${sqnr.toFixed(1)} dB`.padStart(8);
+  const time = seconds === undefined ? '' : `, ${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;
+  const without = left.length > 0 ? `; ${left.length} left (${left[0].because})` : '';
+  if (index === 0) return `${name} ${level}  outputs of held-out samples, before anything else is done`;
+  if (changed === 0) return `${name} ${'–'.padStart(8)}  nothing to do${without}${time}`;
+  const change = `${gain < 0 ? '−' : '+'}${Math.abs(gain).toFixed(1)} dB`;
+  return `${name} ${level}  ${change}${kept ? '' : ', taken back'}${without}${time}`;
 }
 
 /** How many weights became what, and how many were left for which reason. */

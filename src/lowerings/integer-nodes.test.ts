@@ -254,7 +254,7 @@ describe('biases', () => {
 
   test.each<[QuantizeOptions, number]>([
     [{}, 25],
-    [{ biasCorrection: true }, 25],
+    [{ corrections: ['bias'] }, 25],
     [{ weights: 'int8:tensor' }, 25],
     [{ weights: 'uint4:channel:asym', uniform: true }, 12],
     [{ activations: 'int8' }, 25],

@@ -243,6 +243,23 @@ function storeWeight(
   return { inputs: [codes, scale, zeroPoint], attributes: perChannel ? { axis: view.permutation[0] } : {} };
 }
 
+/** Gives a Dequantize node, which made a layer's weight, other codes, unpacked to 8 bits: for models that are only measured. */
+export function replaceWeight(pair: Node, weight: Weight, matrix: QuantizedMatrix): void {
+  const { graph } = pair;
+  const { name } = weight.value;
+  const format = pair.input(2).tensor?.dtype === 'uint8' ? 'uint8' : 'int8';
+  const { bits, signed } = intFormatOf(matrix.scheme.format);
+  const shift = format === 'int8' && !signed ? 2 ** (bits - 1) : 0;
+  const codes = Int32Array.from(fromMatrix(matrix.codes, weight.use.view), (code) => code - shift);
+  const zeroPoints = matrix.zeroPoints.map((zeroPoint) => zeroPoint - shift);
+  const shape = matrix.scales.length > 1 ? [matrix.scales.length] : [];
+  pair.setInputs([
+    graph.addInitializer(`${name}_quantized`, codesTensor(weight.use.view.shape, codes, format)),
+    graph.addInitializer(`${name}_scale`, Tensor.float32(shape, matrix.scales)),
+    graph.addInitializer(`${name}_zero_point`, codesTensor(shape, zeroPoints, format)),
+  ]);
+}
+
 /** A constant operand of Add or Mul, per tensor in the activations' format. */
 function constantValue(graph: Graph, value: Value, activation: ActivationParameters): Value {
   const tensor = value.tensor;

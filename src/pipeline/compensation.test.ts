@@ -62,8 +62,9 @@ describe('solver gptq', () => {
       const [nearest, gptq] = [await run(weights, 'nearest'), await run(weights, 'gptq')];
       const test = pictures(40, 5000);
       const sqnr = async ({ model }: typeof gptq) => (await compare(network(), model, test, runtime)).outputs[0].sqnr;
-      expect(gptq.report.compensation).toMatchObject({ layers: 3, kept: true, left: [] });
-      expect(gptq.report.compensation?.gain).toBeGreaterThan(0);
+      const stage = gptq.report.stages?.find((one) => one.stage === 'gptq');
+      expect(stage).toMatchObject({ changed: 3, kept: true, left: [] });
+      expect(stage?.gain).toBeGreaterThan(0);
       expect(await sqnr(gptq)).toBeGreaterThan(await sqnr(nearest));
       expect(gptq.report.quantizedBytes).toBe(nearest.report.quantizedBytes);
     },
@@ -76,10 +77,11 @@ describe('solver gptq', () => {
 
   it('leaves what it cannot do, and says why', async () => {
     const { report } = await run('kmeans3:g16', 'gptq');
-    expect(report.compensation?.left.map(({ because }) => because)).toEqual(['its groups share a scale']);
+    const left = report.stages?.find((one) => one.stage === 'gptq')?.left ?? [];
+    expect(left.map(({ because }) => because)).toEqual(['its groups share a scale']);
   });
 
-  it('is refused without samples, with quantized activations, and without correction', async () => {
+  it('is refused without samples, and without correction', async () => {
     const model = network();
     const attempt = (options: Parameters<typeof quantizeModel>[1]) =>
       quantizeModel(model, { weights: 'int4', solver: 'gptq', ...options }, runtime);
@@ -87,9 +89,8 @@ describe('solver gptq', () => {
     const synthetic = randomSamples([{ name: 'image', dtype: 'float32', shape: [1, 8, 10, 10] }], { count: 8 });
     await expect(attempt({ calibration: synthetic })).rejects.toThrow('expected samples of real use');
     const calibration = pictures(8, 1);
-    await expect(attempt({ calibration, weights: 'int8', activations: 'uint8' })).rejects.toThrow(
-      'solver gptq: expected --activations none, got uint8',
+    await expect(attempt({ calibration, corrections: [] })).rejects.toThrow(
+      'solver gptq: expected the correction bias',
     );
-    await expect(attempt({ calibration, biasCorrection: false })).rejects.toThrow('expected bias correction');
   });
 });

@@ -5,20 +5,22 @@
  */
 import type { QuantizedMatrix } from '../formats/quantized.ts';
 import { needsWholeTensor, parseScheme, type Scheme } from '../formats/scheme.ts';
-import type { Model } from '../graph/model.ts';
+import type { LoweringId } from '../lowerings/index.ts';
 import { openProducts, type Products } from '../runtime/products.ts';
 import type { Runtime } from '../runtime/runtime.ts';
 import type { Samples } from '../samples/sample.ts';
 import { compensate, retarget } from '../solvers/gptq.ts';
-import { solverOf } from '../solvers/index.ts';
+import { type SolveOptions, solverOf } from '../solvers/index.ts';
 import { toMatrix } from '../tensor/matrix-view.ts';
-import type { CorrectionTarget } from './correction.ts';
+import { withBiasRoom } from './bias-room.ts';
+import type { CorrectionTarget } from './correction-targets.ts';
 import { type CrossMoments, collectCrossMoments, momentKey } from './moments.ts';
+import type { Planning } from './plan.ts';
 import type { Simulation } from './simulate.ts';
 
 export interface CompensationOptions {
-  /** The float model, prepared, and its layers, in the order of the simulation's. */
-  readonly float: Model;
+  /** The float model with its plan, which is not carried out, and its layers, in the order of the simulation's. */
+  readonly reference: Planning;
   readonly floatTargets: readonly CorrectionTarget[];
   /** Scheme of each weight as planned. */
   readonly schemes: ReadonlyMap<string, string>;
@@ -43,20 +45,24 @@ const samplesPerColumn = 4;
 export interface Compensator {
   /** Chooses the codes of some layers that do not depend on each other, and puts them into the simulation. */
   run(simulation: Simulation, group: readonly CorrectionTarget[]): Promise<void>;
-  /** What was chosen, by the weight's name. */
-  readonly matrices: ReadonlyMap<string, QuantizedMatrix>;
+  /** Weights that got other codes. */
+  readonly changed: number;
   readonly fallbacks: Fallbacks;
   close(): Promise<void>;
 }
 
 export function createCompensator(options: CompensationOptions): Compensator {
-  const { float, floatTargets, samples, runtime, threads, signal } = options;
+  const { reference, floatTargets, samples, runtime, threads, signal } = options;
+  const { plan } = reference;
   const products = openProducts(runtime, threads ? { threads } : {});
-  const matrices = new Map<string, QuantizedMatrix>();
+  const integer = new Map(plan.weights.map(({ tensor, quantize }) => [tensor, isInteger(quantize?.lowering)]));
+  let changed = 0;
   const fallbacks = new Map<string, string>();
   const own = new Map(floatTargets.map((target) => [target.tensor, target]));
   return {
-    matrices,
+    get changed() {
+      return changed;
+    },
     fallbacks,
     async run(simulation, group) {
       const targets = group.flatMap((target) => {
@@ -71,7 +77,7 @@ export function createCompensator(options: CompensationOptions): Compensator {
         return twin ? [{ target, twin }] : refuse('the float model has no such layer');
       });
       const moments = await collectCrossMoments(
-        float,
+        reference.model,
         simulation.model,
         targets.map(({ twin }) => twin),
         samples,
@@ -86,17 +92,24 @@ export function createCompensator(options: CompensationOptions): Compensator {
           fallbacks.set(name, 'nothing is known of its inputs');
           continue;
         }
-        const result = await compensateWeight(twin, parseScheme(scheme), found, products);
+        const arithmetic = integer.get(name) === true;
+        const limits = { reduceRange: arithmetic && plan.recipe.reduceRange, positiveScale: arithmetic };
+        const result = await compensateWeight(twin, parseScheme(scheme), found, products, limits);
         if (typeof result === 'string') {
           fallbacks.set(name, result);
           continue;
         }
-        matrices.set(name, result);
-        simulation.replace(target, result);
+        changed++;
+        simulation.replace(target, arithmetic ? withBiasRoom(twin.weight, result, reference) : result);
       }
     },
     close: () => products.close(),
   };
+}
+
+/** Whether scales and codes meet integer arithmetic. */
+function isInteger(lowering: LoweringId | undefined): boolean {
+  return lowering === 'qdq' || lowering === 'qoperator' || lowering === 'dynamic';
 }
 
 /** A weight whose rows are parts with moments of their own. Returns why nothing could be done, where that is so. */
@@ -105,6 +118,7 @@ async function compensateWeight(
   scheme: Scheme,
   parts: readonly CrossMoments[],
   products: Products,
+  limits: Pick<SolveOptions, 'reduceRange' | 'positiveScale'>,
 ): Promise<QuantizedMatrix | string> {
   const { view } = weight.use;
   const { rows, columns } = view;
@@ -120,8 +134,11 @@ async function compensateWeight(
           ? part
           : await retarget(part, height, columns, cross, moments, retargetDamping, { products });
       const importance = Float32Array.from({ length: columns }, (_, i) => Math.max(moments.moment[i * columns + i], 0));
-      const start = solverOf('search').solve(target, height, columns, own, { importance });
-      const { matrix, fallback } = await compensate(part, height, columns, start, { moments, target, products });
+      const start = solverOf('search').solve(target, height, columns, own, { ...limits, importance });
+      const { matrix, fallback } = await compensate(part, height, columns, start, {
+        ...{ moments, target, products },
+        reduceRange: limits.reduceRange === true,
+      });
       if (fallback) return fallback;
       solved.push(matrix);
     }

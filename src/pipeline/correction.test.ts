@@ -7,7 +7,7 @@ import type { Model } from '../graph/model.ts';
 import { openRuntime } from '../runtime/node.ts';
 import type { Feeds } from '../runtime/runtime.ts';
 import { Tensor } from '../tensor/tensor.ts';
-import { correctionTargets } from './correction.ts';
+import { correctionTargets } from './correction-targets.ts';
 import { makePlan } from './plan.ts';
 import { type QuantizeOptions, quantizeModel } from './quantize.ts';
 import { makeRecipe } from './recipe.ts';
@@ -84,10 +84,10 @@ describe.each(layers)('%s', (_, shape, axis, make) => {
     const { model } = make(new Builder());
     const feeds = inputs(shape, () => 1.5);
     const calibration = samplesOf(feeds);
-    const before = await quantizeModel(model, { ...options, calibration, biasCorrection: false }, runtime);
+    const before = await quantizeModel(model, { ...options, calibration, corrections: [] }, runtime);
     const after = await quantizeModel(model, { ...options, calibration }, runtime);
-    expect(after.report.biasCorrection).toEqual({ layers: 1, kept: true, left: [] });
-    expect(before.report.biasCorrection).toBeUndefined();
+    expect(after.report.stages?.[1]).toMatchObject({ stage: 'bias', changed: 1, kept: true, left: [] });
+    expect(before.report.stages).toBeUndefined();
 
     // The samples that were not held out.
     const seen = feeds.filter((_, index) => index % 4 !== 3);
@@ -105,12 +105,8 @@ test('static activations: biases become int32 with the correction in them', asyn
   const { model } = b.output(b.conv(b.input('x', [2, 16, 6, 6]), 16, 12));
   const feeds = inputs([2, 16, 6, 6], () => 1.5);
   const both = await Promise.all(
-    [true, false].map((biasCorrection) =>
-      quantizeModel(
-        model,
-        { ...options, activations: 'uint8', calibration: samplesOf(feeds), biasCorrection },
-        runtime,
-      ),
+    [['bias' as const], []].map((corrections) =>
+      quantizeModel(model, { ...options, activations: 'uint8', calibration: samplesOf(feeds), corrections }, runtime),
     ),
   );
   const [float, corrected, plain] = await Promise.all(
@@ -128,9 +124,9 @@ test('a correction that does harm on held-out samples is taken back', async () =
   const feeds = inputs([2, 16, 6, 6], (index) => (index % 4 === 3 ? -3 : 3));
   const calibration = samplesOf(feeds);
   const after = await quantizeModel(model, { ...options, weightRange: 'min-max', calibration }, runtime);
-  expect(after.report.biasCorrection).toMatchObject({ kept: false });
-  expect(after.report.notes.join()).toContain('Bias correction was taken back');
-  const off = { ...options, weightRange: 'min-max' as const, calibration, biasCorrection: false };
+  expect(after.report.stages?.[1]).toMatchObject({ stage: 'bias', kept: false });
+  expect(after.report.notes.join()).toContain('bias was taken back');
+  const off = { ...options, weightRange: 'min-max' as const, calibration, corrections: [] };
   const without = await quantizeModel(model, off, runtime);
   expect(Buffer.compare(writeOnnx(after.model), writeOnnx(without.model))).toBe(0);
 });

@@ -9,39 +9,21 @@
  * the weights, and making up for it would shrink the signal layer after layer: there the deviation is the one that float
  * weights would give on the same inputs.
  */
-
-import { HalftoneError } from '../base/errors.ts';
 import { roundHalfToEven } from '../base/round.ts';
 import type { QuantizedMatrix } from '../formats/quantized.ts';
-import { isPlainFloat } from '../formats/scheme.ts';
 import type { Model } from '../graph/model.ts';
 import type { Node } from '../graph/node.ts';
 import type { Value } from '../graph/value.ts';
 import { loadedMatrix } from '../kernel/index.ts';
-import type { Weight } from '../lowerings/weight.ts';
 import type { Feeds, Runtime } from '../runtime/runtime.ts';
 import type { Samples } from '../samples/sample.ts';
 import { deviations, type MomentsState, statisticOf } from '../statistics/index.ts';
 import { floatToHalf, halfToFloat } from '../tensor/half.ts';
-import { Tensor } from '../tensor/tensor.ts';
-import { channelLayout, type Need, type Statistics } from './calibrate.ts';
-import type { Planning, WeightPlan } from './plan.ts';
+import { channelLayout, type Statistics } from './calibrate.ts';
+import type { CorrectionTarget, NormalizationTarget } from './correction-targets.ts';
 import { runnableBytes } from './runnable.ts';
 import type { Simulation } from './simulate.ts';
 import { subModel } from './sub-model.ts';
-
-/** A layer whose output can be corrected. Nodes and values belong to the model that was planned. */
-export interface CorrectionTarget {
-  /** Name of the layer's float result, its bias included. */
-  readonly tensor: string;
-  readonly channelAxis: number;
-  readonly channels: number;
-  readonly weight: Weight;
-  /** The node that reads the weight. */
-  readonly node: Node;
-  /** The node that adds the bias, and the input it is read from; undefined where there is no place for one. */
-  readonly bias: { readonly node: Node; readonly input: number } | undefined;
-}
 
 /** What is changed at one layer: factors on the scales of its rows, and the bias that replaces its own. */
 export interface Correction {
@@ -49,122 +31,72 @@ export interface Correction {
   readonly bias: Float32Array | undefined;
 }
 
-/** By the name of the layer's float result. */
-export type Corrections = ReadonlyMap<string, Correction>;
-
-/** The layers of the main graph whose weights the plan quantizes to integers. */
-export function correctionTargets(planning: Planning): CorrectionTarget[] {
-  const quantized = new Set(planning.plan.weights.filter(hasCodes).map((plan) => plan.tensor));
-  const targets: CorrectionTarget[] = [];
-  for (const weight of planning.weights) {
-    if (!quantized.has(weight.value.name)) continue;
-    for (const use of weight.uses) {
-      const target =
-        use.input === 1 && planning.model.graph === use.node.graph ? targetOf(weight, use.node, planning) : undefined;
-      if (target) targets.push(target);
-    }
-  }
-  return targets;
-}
-
-function hasCodes({ quantize }: WeightPlan): boolean {
-  return quantize !== undefined && !isPlainFloat(quantize.scheme);
-}
-
-function targetOf(weight: Weight, node: Node, planning: Planning): CorrectionTarget | undefined {
-  if (node.domain !== '') return undefined;
-  const { shape } = weight.tensor;
-  const base = { weight, node, tensor: node.outputs[0]?.name ?? '' };
-  const ownBias = (channels: number) => (biasFits(node.inputs[2], channels) ? { node, input: 2 } : undefined);
-  switch (node.op) {
-    case 'Conv':
-      return { ...base, channelAxis: 1, channels: shape[0], bias: ownBias(shape[0]) };
-    case 'ConvTranspose': {
-      const channels = shape[1] * node.int('group', 1);
-      return { ...base, channelAxis: 1, channels, bias: ownBias(channels) };
-    }
-    case 'Gemm': {
-      const channels = shape[node.int('transB', 0) ? 0 : 1];
-      return { ...base, channelAxis: -1, channels, bias: node.float('beta', 1) === 1 ? ownBias(channels) : undefined };
-    }
-    case 'MatMul': {
-      if (shape.length !== 2) return undefined;
-      const channels = shape[1];
-      const sum = node.output().soleUser;
-      const input = sum?.is('Add')
-        ? sum.inputs.findIndex((value) => value?.isConstant && isPerChannel(value, channels))
-        : -1;
-      // In integer arithmetic the sum has a quantized constant of its own, which holds no correction.
-      if (!sum || input < 0 || planning.integer?.units.has(sum))
-        return { ...base, channelAxis: -1, channels, bias: undefined };
-      return { ...base, tensor: sum.output().name, channelAxis: -1, channels, bias: { node: sum, input } };
-    }
-    default:
-      return undefined;
-  }
-}
-
-function biasFits(bias: Value | undefined, channels: number): boolean {
-  if (!bias) return true;
-  return (
-    bias.isConstant && bias.tensor?.dtype === 'float32' && (isPerChannel(bias, channels) || bias.tensor.size === 1)
-  );
-}
-
-/** True for [channels] and [1, channels]; [channels, 1] is as large, but one number a row. */
-function isPerChannel({ tensor }: Value, channels: number): boolean {
-  return tensor !== undefined && tensor.size === channels && (tensor.shape.at(-1) ?? 1) === channels;
-}
-
-/** What calibration must collect of the float model, over the first `samples` samples. */
-export function correctionNeeds(targets: readonly CorrectionTarget[], samples: number): Need[] {
-  return targets.map(({ tensor, channelAxis }) => ({ tensor, statistic: 'moments', channelAxis, samples }));
-}
-
 export interface CorrectionOptions {
+  /** Corrected as well: scale and bias of each channel. Default none. */
+  readonly normalizations?: readonly NormalizationTarget[];
   readonly onProgress?: (done: number, total: number) => void;
   readonly signal?: AbortSignal;
   readonly threads?: number;
   /** Done to layers of one depth before they are measured. */
-  readonly before?: (simulation: Simulation, group: readonly CorrectionTarget[]) => Promise<void>;
+  readonly before?: (group: readonly CorrectionTarget[]) => Promise<void>;
 }
 
 /**
- * Finds the corrections by running `simulation`, which is changed on the way.
+ * Corrects the layers of `simulation`, from the inputs to the outputs.
  * @param statistics the `moments` of `correctionNeeds`, over the same samples
+ * @returns how many layers had a place for a bias, and the results of those that had none
  */
-export async function findCorrections(
+export async function correctLayers(
   simulation: Simulation,
   targets: readonly CorrectionTarget[],
   statistics: Statistics,
   samples: Samples,
   runtime: Runtime,
   options: CorrectionOptions = {},
-): Promise<Corrections> {
-  const corrections = new Map<string, Correction>();
-  const found = targets.filter((target) => statistics.get(target.tensor)?.has('moments'));
-  const results = new Map(found.map((target) => [target, simulation.resultOf(target)]));
+): Promise<{ readonly layers: number; readonly left: readonly string[] }> {
+  const known = ({ tensor }: { readonly tensor: string }) => statistics.get(tensor)?.has('moments') === true;
+  const found = targets.filter(known);
+  const normalizations = (options.normalizations ?? []).filter(known);
+  const results = new Map<Target, Value>([
+    ...found.map((target) => [target, simulation.resultOf(target)] as const),
+    ...normalizations.map((target) => [target, target.node.output()] as const),
+  ]);
   const levels = levelsOf(simulation.model, new Set(results.values()));
-  const groups = new Map<number, CorrectionTarget[]>();
-  for (const target of found) {
+  const groups = new Map<number, Group>();
+  const groupOf = (target: Target) => {
     const level = levels.get(results.get(target) as Value) ?? 0;
-    groups.set(level, [...(groups.get(level) ?? []), target]);
-  }
+    const group = groups.get(level) ?? { layers: [], normalizations: [] };
+    groups.set(level, group);
+    return group;
+  };
+  for (const target of found) groupOf(target).layers.push(target);
+  for (const target of normalizations) groupOf(target).normalizations.push(target);
+  const wantedOf = ({ tensor }: Target) => statistics.get(tensor)?.get('moments') as MomentsState;
   let done = 0;
   for (const level of [...groups.keys()].sort((a, b) => a - b)) {
-    const group = groups.get(level) ?? [];
-    await options.before?.(simulation, group);
+    const group = groups.get(level) as Group;
+    await options.before?.(group.layers);
     const measured = await measure(simulation, group, samples, runtime, options);
-    for (const [index, target] of group.entries()) {
-      const wanted = statistics.get(target.tensor)?.get('moments') as MomentsState;
-      const correction = correct(target, simulation.hasRowScales(target), wanted, measured[index]);
-      simulation.apply(target, correction);
-      corrections.set(target.tensor, correction);
+    for (const [index, target] of group.layers.entries()) {
+      const correction = correct(target, simulation.hasRowScales(target), wantedOf(target), measured.layers[index]);
+      simulation.correct(target, correction);
     }
-    done += group.length;
-    options.onProgress?.(done, found.length);
+    for (const [index, target] of group.normalizations.entries()) {
+      simulation.normalize(target, ...renormalized(target, wantedOf(target), measured.normalizations[index]));
+    }
+    done += group.layers.length + group.normalizations.length;
+    options.onProgress?.(done, results.size);
   }
-  return corrections;
+  const left = found.filter((target) => !target.bias).map(({ tensor }) => tensor);
+  return { layers: found.length - left.length, left };
+}
+
+type Target = CorrectionTarget | NormalizationTarget;
+
+/** Targets that do not depend on each other. */
+interface Group {
+  readonly layers: CorrectionTarget[];
+  readonly normalizations: NormalizationTarget[];
 }
 
 /** Channels whose deviation changed by more than this carry more noise than signal, and factors would amplify it. */
@@ -199,6 +131,27 @@ function correct(
   return { gain: scalable ? gain : undefined, bias: shifted };
 }
 
+/** Scale and bias with which a normalization has the mean and the deviation that are wanted. */
+function renormalized(
+  { node, channels, ...target }: NormalizationTarget,
+  wanted: MomentsState,
+  measured: MomentsState,
+): [scale: Float32Array, bias: Float32Array | undefined] {
+  const present = (input: number | undefined) =>
+    (input === undefined ? undefined : node.inputs[input]?.tensor?.floats()) ?? new Float32Array(channels);
+  const scale = present(target.scale).slice();
+  const bias = present(target.bias).slice();
+  const [before, after] = [deviations(wanted), deviations(measured)];
+  for (let channel = 0; channel < channels; channel++) {
+    const ratio = before[channel] / after[channel];
+    const gain = Number.isFinite(ratio) && ratio > gainLimits.min && ratio < gainLimits.max ? ratio : 1;
+    const mean = gain * (measured.mean[channel] - bias[channel]);
+    scale[channel] *= gain;
+    if (Number.isFinite(wanted.mean[channel] - mean)) bias[channel] = wanted.mean[channel] - mean;
+  }
+  return [scale, target.bias === undefined ? undefined : bias];
+}
+
 interface Measured {
   /** The layer's result, its bias included. */
   readonly result: MomentsState;
@@ -209,19 +162,20 @@ interface Measured {
 
 async function measure(
   simulation: Simulation,
-  group: readonly CorrectionTarget[],
+  group: Group,
   samples: Samples,
   runtime: Runtime,
   options: CorrectionOptions,
-): Promise<Measured[]> {
-  const twins = simulation.hasFloatActivations ? [] : group.map((target) => simulation.addTwin(target));
-  const parts = group.map((target, index) => ({
-    target,
-    result: watch(simulation.resultOf(target)),
-    plain: watch(target.node.output()),
-    twin: simulation.hasFloatActivations ? undefined : watch(twins[index].output()),
+): Promise<{ readonly layers: Measured[]; readonly normalizations: MomentsState[] }> {
+  const twins = simulation.hasFloatActivations ? [] : group.layers.map((target) => simulation.addTwin(target));
+  const layers = group.layers.map((target, index) => ({
+    result: watch(simulation.resultOf(target), target),
+    plain: watch(target.node.output(), target),
+    twin: simulation.hasFloatActivations ? undefined : watch(twins[index].output(), target),
   }));
-  const watches = parts.flatMap(({ result, plain, twin }) => (twin ? [result, plain, twin] : [result]));
+  const normalizations = group.normalizations.map((target) => watch(target.node.output(), target));
+  const watches = layers.flatMap(({ result, plain, twin }) => (twin ? [result, plain, twin] : [result]));
+  watches.push(...normalizations);
   try {
     const bytes = runnableBytes(subModel(simulation.model, [...new Set(watches.map(({ value }) => value))]));
     const session = await runtime.open(bytes, options.threads ? { threads: options.threads } : {});
@@ -229,11 +183,9 @@ async function measure(
       for await (const feeds of samples) {
         options.signal?.throwIfAborted();
         const results: Feeds = await session.run(feeds);
-        for (const { target, result, plain, twin } of parts) {
-          for (const { value, accumulator } of twin ? [result, plain, twin] : [result]) {
-            const tensor = results[value.name];
-            accumulator.observe(tensor.floats(), channelLayout(tensor, target.channelAxis));
-          }
+        for (const { value, channelAxis, accumulator } of watches) {
+          const tensor = results[value.name];
+          accumulator.observe(tensor.floats(), channelLayout(tensor, channelAxis));
         }
       }
     } finally {
@@ -243,24 +195,18 @@ async function measure(
     for (const twin of twins) simulation.model.graph.remove(twin);
   }
   const stateOf = (watched: ReturnType<typeof watch>) => watched.accumulator.state() as MomentsState;
-  return parts.map(({ result, plain, twin }) => ({
-    result: stateOf(result),
-    plain: stateOf(plain),
-    twin: twin && stateOf(twin),
-  }));
+  return {
+    layers: layers.map(({ result, plain, twin }) => ({
+      result: stateOf(result),
+      plain: stateOf(plain),
+      twin: twin && stateOf(twin),
+    })),
+    normalizations: normalizations.map(stateOf),
+  };
 }
 
-function watch(value: Value) {
-  return { value, accumulator: statisticOf('moments').create() };
-}
-
-/** Replaces the bias of a layer in a float graph. */
-export function setBias(target: CorrectionTarget, bias: Float32Array): void {
-  if (!target.bias) throw new HalftoneError('internal', `"${target.tensor}": expected a place for a bias, got none`);
-  const { node, input } = target.bias;
-  const present = node.inputs[input]?.tensor;
-  const shape = present && present.size === target.channels ? present.shape : [target.channels];
-  node.setInput(input, node.graph.addInitializer(`${target.tensor}_bias`, Tensor.float32(shape, bias)));
+function watch(value: Value, { channelAxis }: Target) {
+  return { value, channelAxis, accumulator: statisticOf('moments').create() };
 }
 
 /** The matrix with the scales of each row multiplied, rounded again to the type they are stored in. */

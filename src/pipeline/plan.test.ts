@@ -202,11 +202,11 @@ test('a plan with made-up samples corrects nothing and claims nothing', async ()
   const runtime = await openRuntime();
   const samples = randomSamples([{ name: 'x', dtype: 'float32', shape: [1, 8, 6, 6] }], { count: 8 });
   const made = await quantizeModel(network(), { calibration: samples }, runtime);
-  expect(made.report.biasCorrection).toBeUndefined();
+  expect(made.report.stages).toBeUndefined();
   expect(made.report.calibration).toMatchObject({ synthetic: true, data: 'random', samples: 8 });
   expect(made.report.comparison?.synthetic).toBe(true);
   // The same numbers given as real ones are used for corrections.
   const list = noiseSamples(network(), 8);
   const real = await quantizeModel(network(), { calibration: samplesOf(list) }, runtime);
-  expect(real.report.biasCorrection).toBeDefined();
+  expect(real.report.stages).toBeDefined();
 });

@@ -17,7 +17,7 @@ import { matmulBnb4 } from '../lowerings/matmul-bnb4.ts';
 import { matmulNbits } from '../lowerings/matmul-nbits.ts';
 import { type ActivationParameters, activationFormatOf, activationOpset, qdq, standsAlone } from '../lowerings/qdq.ts';
 import { findWeights, type Weight, type WeightKind, type WeightLowering } from '../lowerings/weight.ts';
-import { affineParameters, type RangeId, rangeOf } from '../ranges/index.ts';
+import { affineParameters, type Interval, type RangeId, rangeOf } from '../ranges/index.ts';
 import type { StatisticState } from '../statistics/index.ts';
 import { groupStatistic, type Statistics } from './calibrate.ts';
 import { findPositions } from './positions.ts';
@@ -86,8 +86,16 @@ const minWeightBytes = 2048;
 /** Depthwise, first and last layers keep 8 bits when the others get fewer, if they hold at most this share of weights. */
 const maxKeptShare = 0.5;
 
-/** Makes the plan. Pure: the same model, recipe and statistics give the same plan. */
-export function makePlan(model: Model, recipe: Recipe, statistics?: Statistics): Planning {
+/**
+ * Makes the plan. Pure: the same model, recipe and statistics give the same plan.
+ * @param refined ranges of activations that replace those of the recipe's method, by group
+ */
+export function makePlan(
+  model: Model,
+  recipe: Recipe,
+  statistics?: Statistics,
+  refined: ReadonlyMap<string, Interval> = new Map(),
+): Planning {
   const weights = findWeights(model);
   const positions = findPositions(model.graph, weights);
   const notes: string[] = [];
@@ -137,7 +145,7 @@ export function makePlan(model: Model, recipe: Recipe, statistics?: Statistics):
     }
   }
 
-  const activations = integer ? planActivations(integer, recipe, statistics) : [];
+  const activations = integer ? planActivations(integer, recipe, statistics, refined) : [];
   const weightPlans = weights.map((weight) =>
     planWeight(weight, wishes.get(weight.value) ?? { because: '' }, recipe, integer),
   );
@@ -388,7 +396,12 @@ function requiredOpset(lowering: LoweringId, scheme: Scheme): number {
   return entry?.requiredOpset(scheme) ?? 0;
 }
 
-function planActivations(integer: IntegerNodes, recipe: Recipe, statistics: Statistics | undefined): ActivationPlan[] {
+function planActivations(
+  integer: IntegerNodes,
+  recipe: Recipe,
+  statistics: Statistics | undefined,
+  refined: ReadonlyMap<string, Interval>,
+): ActivationPlan[] {
   const format = activationFormatOf(recipe.activations);
   const isFloat = format.kind === 'levels';
   const range = rangeOf(recipe.range);
@@ -418,7 +431,8 @@ function planActivations(integer: IntegerNodes, recipe: Recipe, statistics: Stat
     }
     // Floats get the interval that integers of as many bits would.
     const codes = isFloat ? intFormatOf('int8') : format;
-    const interval = range.choose(state, { format: codes, symmetric, percentile: recipe.percentile });
+    const interval =
+      refined.get(group) ?? range.choose(state, { format: codes, symmetric, percentile: recipe.percentile });
     const { scale, zeroPoint } = affineParameters(interval, format, symmetric, { reduceRange: false });
     plans.push({ ...base, symmetric, interval, scale, zeroPoint });
   }

@@ -7,36 +7,29 @@ import type { Model } from '../graph/model.ts';
 import { quantizeBiases } from '../lowerings/qdq.ts';
 import { isFinalProduct, lowerQoperator } from '../lowerings/qoperator.ts';
 import { SharedConstants } from '../lowerings/weight.ts';
-import { createErrorMeter } from '../metrics/error.ts';
 import { rangeOf } from '../ranges/index.ts';
 import type { Runtime } from '../runtime/runtime.ts';
 import { watchFinite } from '../samples/finite.ts';
 import type { Samples } from '../samples/sample.ts';
-import { isHeldOut, remember, split, take } from '../samples/select.ts';
+import { take } from '../samples/select.ts';
 import { lowerModel, tidy } from './apply.ts';
-import { batchesFor } from './batching.ts';
 import { calibrate, type Need, type Statistics } from './calibrate.ts';
+import { applyCorrections, type Candidate, planOf } from './candidate.ts';
 import { checkLabels } from './comparable.ts';
 import { type CompareOptions, compare } from './compare.ts';
-import { createCompensator } from './compensation.ts';
-import {
-  type CorrectionOptions,
-  type Corrections,
-  correctionNeeds,
-  correctionTargets,
-  findCorrections,
-  setBias,
-  withGain,
-} from './correction.ts';
+import { correctionNeeds, correctionTargets, normalizationTargets } from './correction-targets.ts';
 import { type Executor, inlineExecutor } from './executor.ts';
 import { convertToFloat16 } from './float16.ts';
+import { createJudge } from './held-out.ts';
+import { improve } from './improve.ts';
 import { makePlan, type Plan, type Planning } from './plan.ts';
-import { cloneModel, prepare } from './prepare.ts';
+import { prepare } from './prepare.ts';
+import { presets } from './presets.ts';
 import { refuseQuantized } from './quantized-operators.ts';
 import { hasStaticActivations, makeRecipe, type Recipe, type RecipeInput, recipeKeys } from './recipe.ts';
-import type { Report, WeightResult } from './report.ts';
-import { refuseTooLargeToRun, runnableBytes } from './runnable.ts';
-import { type Matrices, simulate } from './simulate.ts';
+import type { Report, StageResult, WeightResult } from './report.ts';
+import { refuseTooLargeToRun } from './runnable.ts';
+import { partsOf } from './sample-parts.ts';
 import { type SolveWeightsOptions, solveWeights } from './solve.ts';
 import { storageOf } from './storage.ts';
 import { memoryStore, type Store } from './store.ts';
@@ -57,7 +50,7 @@ export interface ProgressEvent {
 export interface QuantizeOptions extends RecipeInput {
   /** Samples of real use. Needed for static activations; with any weights they correct biases and measure the result. */
   readonly calibration?: Samples;
-  /** At most this many samples are read. Default 128. */
+  /** At most this many samples are read. Default: as the preset says. */
   readonly samples?: number;
   /** Quantize what is still float in a model that already holds quantized operators. Default false. */
   readonly allowQuantized?: boolean;
@@ -83,17 +76,8 @@ export interface Quantized {
   readonly report: Report;
 }
 
-/** Every n-th sample is held out for the comparison: enough to judge by, and no more than calibration can spare. */
-const holdOutEvery = (count: number) => (count < 64 ? 4 : 8);
-/** With fewer samples than this all of them calibrate and compare, which the report says. */
-const minSamplesToSplit = 8;
-const defaultSamples = 128;
 /** Batches that corrections are measured on: more change them little, and every layer takes a run over all of them. */
 const correctionBatches = 64;
-/** Decoded samples are kept up to this size; more are read again in each of the passes over them. */
-const rememberedBytes = 64 * 2 ** 20;
-/** Samples run together where the model's batch axis is free. */
-const batchSize = 4;
 
 /**
  * The plan for `model` without carrying it out: what each tensor would become and how large the result would be.
@@ -117,23 +101,27 @@ function recipeOf(options: QuantizeOptions): Recipe {
         'or use --activations dynamic, or --calibrate random to check shapes only',
     );
   }
-  if (recipe.solver === 'gptq') refuseUncompensated(recipe, options.calibration);
+  refuseUnsupported(recipe, options.calibration);
   return recipe;
 }
 
 /** @throws HalftoneError `usage` or `missing-data` where codes cannot make up for each other. */
-function refuseUncompensated(recipe: Recipe, calibration: Samples | undefined): void {
+function refuseUnsupported({ solver, preset, corrections }: Recipe, calibration: Samples | undefined): void {
+  if (solver === 'nearest') return;
+  const subject = presets[preset].solver === solver ? `preset ${preset}` : `solver ${solver}`;
+  const instead = subject.startsWith('preset') ? '--preset fast' : '--solver nearest';
   if (!calibration || calibration.synthetic) {
     throw new HalftoneError(
       'missing-data',
-      'solver gptq: expected samples of real use, got none; give some with --calibrate DATA, or use --solver nearest',
+      `${subject}: expected samples of real use, got none; give some with --calibrate DATA, or use ${instead}`,
     );
   }
-  const refuse = (expected: string, got: string) => {
-    throw new HalftoneError('usage', `solver gptq: expected ${expected}, got ${got}; or use --solver nearest`);
-  };
-  if (recipe.activations !== 'none') refuse('--activations none', recipe.activations);
-  if (!recipe.biasCorrection) refuse('bias correction, which it leaves the means to', 'none');
+  if (corrections.includes('bias')) return;
+  const got = corrections.length === 0 ? 'none' : corrections.join(', ');
+  throw new HalftoneError(
+    'usage',
+    `solver ${solver}: expected the correction bias, which it leaves the means to, got ${got}; add it, or use --solver nearest`,
+  );
 }
 
 /**
@@ -152,106 +140,70 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
   };
 
   progress('prepare')(0, undefined);
-  const first = await prepare(model, runtime);
-  const { opset } = makePlan(first.model, recipe).plan;
-  const prepared = opset > first.model.opset ? await prepare(first.model, runtime, opset) : first;
+  const exported = await prepare(model, runtime);
+  const { opset } = makePlan(exported.model, recipe).plan;
+  const prepared = opset > exported.model.opset ? await prepare(exported.model, runtime, opset) : exported;
 
   checkLabelsEarly(model, options.labels);
   const watched = options.calibration && watchFinite(options.calibration);
-  const parts = watched ? await partsOf(watched.samples, options.samples ?? defaultSamples, model, runtime) : undefined;
-  const draft = makePlan(prepared.model, recipe);
-  const targets = parts && recipe.biasCorrection && !parts.samples.synthetic ? correctionTargets(draft) : [];
-  let statistics: Statistics | undefined;
-  if (parts && (draft.plan.activations.length > 0 || targets.length > 0 || recipe.activations === 'float16')) {
-    const needs = [...activationNeeds(draft, recipe), ...correctionNeeds(targets, correctionBatches)];
-    statistics = await calibrate(prepared.model, parts.calibration, needs, runtime, {
-      ...shared,
-      onProgress: progress('calibrate'),
-    });
-  }
-
-  // A planning refers to the objects of its model, and lowering edits them: every use gets its own copy.
-  const planned = () => makePlan(cloneModel(prepared.model), recipe, statistics);
-  const planning = planned();
-  const store = options.openStore?.(planning.plan) ?? memoryStore();
+  const parts = watched
+    ? await partsOf(watched.samples, options.samples ?? presets[recipe.preset].samples, model, runtime)
+    : undefined;
   const executor = options.executor ?? inlineExecutor();
-  const { matrices, results } = await solveWeights(planning, {
-    executor,
-    store,
-    ...options.memory,
-    ...(options.signal ? { signal: options.signal } : {}),
-    onProgress: (done, total, detail, bytes, totalBytes) =>
-      options.onProgress?.({ step: 'quantize', done, total, detail, bytes, totalBytes }),
-  });
-  await executor.rest?.();
-  const notes = [...planning.plan.notes, ...interfaceNotes(model)];
-
-  let corrections: Corrections = new Map();
-  let solved: Matrices = matrices;
-  let compensation: Report['compensation'];
-  let biasCorrection: Report['biasCorrection'];
-  if (parts && statistics && targets.length > 0) {
-    const plain = simulate(planned(), matrices);
-    const noiseOf = (quantized: Model) =>
-      outputNoise(prepared.model, quantized, parts.heldOut, runtime, options.threads);
-    const before = await noiseOf(plain.model);
-    const samples = take(parts.calibration, correctionBatches);
-    const correctAll = async (start: Matrices, step: CorrectionOptions = {}) => {
-      const copy = planned();
-      const own = correctionTargets(copy);
-      const simulation = simulate(copy, start);
-      const found = await findCorrections(simulation, own, statistics, samples, runtime, {
-        ...shared,
-        onProgress: progress('correct'),
-        ...step,
-      });
-      return { found, own, noise: await noiseOf(simulation.model) };
+  const measured = parts && !parts.samples.synthetic ? correctionBatches : 0;
+  /** What calibration collects of a float model. */
+  const statisticsOf = async (float: Model): Promise<Statistics | undefined> => {
+    if (!parts) return undefined;
+    const draft = makePlan(float, recipe);
+    const targets = measured > 0 ? [...correctionTargets(draft), ...normalizationTargets(float)] : [];
+    const needs = [...activationNeeds(draft, recipe), ...correctionNeeds(targets, measured)];
+    if (needs.length === 0) return undefined;
+    return calibrate(float, parts.calibration, needs, runtime, { ...shared, onProgress: progress('calibrate') });
+  };
+  /** A model with its first codes, which wait in `store`. */
+  const begin = async (float: Model, openStore: (plan: Plan) => Store) => {
+    const empty: Candidate = {
+      ...{ float, matrices: new Map(), results: [], biases: new Map(), normalizations: new Map() },
+      ...{ statistics: await statisticsOf(float), intervals: new Map() },
     };
-    let { found, own, noise: after } = await correctAll(matrices);
-    if (recipe.solver === 'gptq' && planning.parameters.size === 0) {
-      const reference = planned();
-      const compensator = createCompensator({
-        float: reference.model,
-        floatTargets: correctionTargets(reference),
-        schemes: new Map(results.flatMap(({ tensor, scheme }) => (scheme ? [[tensor, scheme] as const] : []))),
-        samples,
-        runtime,
-        ...shared,
-      });
-      try {
-        const compensated = await correctAll(matrices, {
-          before: (simulation, group) => compensator.run(simulation, group),
-        });
-        const kept = compensated.noise < Math.min(after, before);
-        compensation = {
-          layers: compensator.matrices.size,
-          kept,
-          left: [...compensator.fallbacks].map(([tensor, because]) => ({ tensor, because })),
-          gain: Math.min(after, before) - compensated.noise,
-        };
-        if (kept) {
-          ({ found, own, noise: after } = compensated);
-          solved = new Map([...matrices, ...compensator.matrices]);
-        }
-      } finally {
-        await compensator.close();
-      }
-    }
-    const kept = after <= before;
-    if (kept) corrections = found;
-    else if (Number.isNaN(before) || Number.isNaN(after))
-      notes.push('Bias correction was taken back: the float model gave nothing finite to measure it by.');
-    else notes.push('Bias correction was taken back: on held-out samples the outputs were closer without it.');
-    const left = own.filter((target) => !target.bias).map((target) => target.tensor);
-    biasCorrection = { layers: found.size - left.length, kept, left };
-  }
+    const planning = planOf(empty, recipe);
+    const store = openStore(planning.plan);
+    const solved = await solveWeights(planning, {
+      ...{ executor, store },
+      ...options.memory,
+      ...(options.signal ? { signal: options.signal } : {}),
+      onProgress: (done, total, detail, bytes, totalBytes) =>
+        options.onProgress?.({ step: 'quantize', done, total, detail, bytes, totalBytes }),
+    });
+    return { candidate: { ...empty, ...solved } satisfies Candidate, planning, store };
+  };
+  const first = await begin(prepared.model, options.openStore ?? (() => memoryStore()));
+  let { candidate, planning } = first;
+  await executor.rest?.();
 
-  for (const target of correctionTargets(planning)) {
-    const bias = corrections.get(target.tensor)?.bias;
-    if (bias) setBias(target, bias);
+  let stages: readonly StageResult[] | undefined;
+  if (
+    parts &&
+    measured > 0 &&
+    candidate.matrices.size > 0 &&
+    (recipe.corrections.length > 0 || recipe.solver !== 'nearest')
+  ) {
+    ({ candidate, stages } = await improve(candidate, {
+      ...{ recipe, runtime },
+      ...shared,
+      ...(options.clock ? { clock: options.clock } : {}),
+      samples: take(parts.calibration, measured),
+      judge: createJudge(prepared.model, parts.heldOut, runtime, options.threads),
+      begin: async (float) => (await begin(float, () => memoryStore())).candidate,
+      onProgress: (stage, done, total) => options.onProgress?.({ step: 'correct', done, total, detail: stage }),
+    }));
+    if (candidate !== first.candidate) planning = planOf(candidate, recipe);
   }
+  const notes = [...planning.plan.notes, ...interfaceNotes(model), ...stageNotes(stages ?? [])];
+  const { matrices, results, statistics } = candidate;
+  applyCorrections(candidate, planning);
   const result = planning.model;
-  const lowered = lowerModel(planning, corrected(solved, planning, corrections), store);
+  const lowered = lowerModel(planning, matrices, first.store);
   for (const { tensor, instead } of lowered) {
     if (instead) notes.push(`Weight "${tensor}" is written as ${instead.lowering}, ${instead.because}.`);
   }
@@ -294,7 +246,7 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
     version: 1,
     plan: planning.plan,
     weights: merged(results, lowered).map((result) => withStorage(result, planning)),
-    passes: [...new Set([...first.changed, ...prepared.changed])],
+    passes: [...new Set([...exported.changed, ...prepared.changed])],
     floatBytes,
     quantizedBytes,
     ...(parts
@@ -306,8 +258,7 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
           },
         }
       : {}),
-    ...(compensation ? { compensation } : {}),
-    ...(biasCorrection ? { biasCorrection } : {}),
+    ...(stages ? { stages } : {}),
     ...(comparison ? { comparison } : {}),
     notes,
   };
@@ -320,16 +271,13 @@ function interfaceNotes(model: Model): string[] {
   return defaults.map(({ name }) => `Input "${name}" had a default and is a constant now.`);
 }
 
-/** The matrices with the factors that corrections put on their scales. */
-function corrected(matrices: Matrices, planning: Planning, corrections: Corrections): Matrices {
-  const result = new Map(matrices);
-  for (const target of correctionTargets(planning)) {
-    const { name } = target.weight.value;
-    const matrix = matrices.get(name);
-    const gain = corrections.get(target.tensor)?.gain;
-    if (matrix && gain) result.set(name, withGain(matrix, gain));
-  }
-  return result;
+/** What was tried in vain. */
+function stageNotes(stages: readonly StageResult[]): string[] {
+  return stages.flatMap(({ stage, kept, sqnr, changed }) => {
+    if (kept || changed === 0) return [];
+    if (Number.isNaN(sqnr)) return [`${stage} was taken back: the float model gave nothing finite to measure it by.`];
+    return [`${stage} was taken back: on held-out samples the outputs were closer without it.`];
+  });
 }
 
 /** One result for each weight: what lowering has to say joins what solving found. */
@@ -374,75 +322,4 @@ function floatTensors({ model }: Planning): string[] {
     const type = value && types.get(value);
     return value && type?.dtype === 'float32' && !type.sequence ? [value.name] : [];
   });
-}
-
-interface SampleParts {
-  readonly samples: Samples;
-  readonly calibration: Samples;
-  readonly heldOut: Samples;
-  readonly separate: boolean;
-  readonly count: number;
-  /** Labels of the held-out samples. */
-  labels(all: readonly number[]): readonly number[];
-}
-
-/** Splits the samples, and joins those that calibrate to batches where the model takes them. */
-async function partsOf(samples: Samples, limit: number, model: Model, runtime: Runtime): Promise<SampleParts> {
-  const limited = remember(take(samples, limit), rememberedBytes);
-  let count = limited.count;
-  if (count === undefined) {
-    count = 0;
-    for await (const _ of limited) count++;
-  }
-  if (count === 0) {
-    throw new HalftoneError('missing-data', `${samples.description}: expected samples, got none`);
-  }
-  const batched = (part: Samples) => batchesFor(model, part, batchSize, runtime);
-  if (count < minSamplesToSplit) {
-    return {
-      samples,
-      calibration: await batched(limited),
-      heldOut: limited,
-      separate: false,
-      count,
-      labels: (all) => all.slice(0, count),
-    };
-  }
-  const every = holdOutEvery(count);
-  const { calibration, heldOut } = split(limited, { every });
-  return {
-    samples,
-    calibration: await batched(calibration),
-    heldOut,
-    separate: true,
-    count,
-    labels: (all) => all.slice(0, count).filter((_, index) => isHeldOut(index, every)),
-  };
-}
-
-/** Noise of all outputs relative to their signal, on a few samples. */
-async function outputNoise(
-  float: Model,
-  quantized: Model,
-  samples: Samples,
-  runtime: Runtime,
-  threads: number | undefined,
-): Promise<number> {
-  const settings = threads ? { threads } : {};
-  const a = await runtime.open(runnableBytes(float), settings);
-  const b = await runtime.open(runnableBytes(quantized), settings);
-  const meter = createErrorMeter();
-  try {
-    let count = 0;
-    for await (const feeds of samples) {
-      if (count++ >= 32) break;
-      const x = await a.run(feeds);
-      const y = await b.run(feeds);
-      for (const name of Object.keys(x)) if (x[name].isFloat && y[name]) meter.add(x[name].floats(), y[name].floats());
-    }
-  } finally {
-    await a.close();
-    await b.close();
-  }
-  return -meter.summary().sqnr;
 }

@@ -4,9 +4,9 @@ import { checkScheme, parseScheme } from '../formats/scheme.ts';
 import { loweringIds } from '../lowerings/index.ts';
 import type { WeightKind } from '../lowerings/weight.ts';
 import { ranges } from '../ranges/index.ts';
-import type { Recipe, Rule, RuleMatch, RuleUse, SolverSetting, WeightRange } from './recipe.ts';
+import { correctionIds, presetIds, solverSettings } from './presets.ts';
+import type { Recipe, Rule, RuleMatch, RuleUse, WeightRange } from './recipe.ts';
 
-export const solverSettings: readonly SolverSetting[] = ['nearest', 'gptq'];
 export const weightRanges: readonly WeightRange[] = ['search', 'min-max', 'percentile', 'entropy', 'mse'];
 
 const weightKinds = Object.keys({
@@ -37,6 +37,7 @@ const texts: Check = { expected: 'an array of texts', holds: areTexts };
 const weights = text('a scheme as text, such as "int4:g32", or "float"');
 
 const settings: Readonly<Record<keyof Recipe, Check>> = {
+  preset: oneOf(presetIds),
   weights,
   activations: text('none, dynamic or a format, as text'),
   range: oneOf(ranges.map((range) => range.id)),
@@ -53,7 +54,10 @@ const settings: Readonly<Record<keyof Recipe, Check>> = {
   opTypes: texts,
   exclude: texts,
   accuracyLevel: { expected: '0 or 4', holds: (value) => value === 0 || value === 4 },
-  biasCorrection: truth,
+  corrections: {
+    expected: `an array of ${correctionIds.join(', ')}`,
+    holds: (value) => areTexts(value) && (value as string[]).every((id) => correctionIds.some((known) => known === id)),
+  },
   rules: { expected: 'an array of rules', holds: Array.isArray },
 };
 

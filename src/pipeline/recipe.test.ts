@@ -52,7 +52,7 @@ describe('defaults', () => {
 
 describe('refusals', () => {
   const cases: [object, string][] = [
-    [{ wieghts: 'int8' }, 'setting: expected one of weights'],
+    [{ wieghts: 'int8' }, 'setting: expected one of preset, weights'],
     [{ weights: 'int9' }, 'format: expected one of'],
     [{ activations: 'uint3' }, 'activations: expected one of none, dynamic'],
     [{ activations: 'ternary' }, 'got "ternary"; ONNX Runtime has no operators that round to another format'],
@@ -77,7 +77,7 @@ describe('refusals', () => {
     [{ percentile: 50 }, 'percentile: expected more than 50'],
     [{ accuracyLevel: 2 }, 'accuracyLevel: expected 0 or 4'],
     [{ rules: [{ match: { name: 'x' }, use: {} }] }, 'rule 1, match: expected one of op'],
-    [{ rules: [{ match: {}, use: { scheme: 'int8' } }] }, 'rule 1, use: expected one of weights'],
+    [{ rules: [{ match: {}, use: { scheme: 'int8' } }] }, 'rule 1, use: expected one of preset, weights'],
     [{ rules: [{ match: {}, use: { range: 'x' } }] }, 'rule 1, range: expected one of'],
     [{ rules: [{ match: {}, use: { lowering: 'x' } }] }, 'rule 1, lowering: expected one of'],
     [{ rules: [{ match: {}, use: { weights: 'int4:g1' } }] }, 'expected a block size'],
@@ -107,7 +107,11 @@ describe('refusals', () => {
     [{ weights: 8 }, 'weights: expected a scheme as text'],
     [{ activations: null }, 'activations: expected none, dynamic or a format'],
     [{ uniform: 'false' }, 'uniform: expected true or false, got "false"'],
-    [{ biasCorrection: 0 }, 'biasCorrection: expected true or false, got 0'],
+    [
+      { corrections: ['bias', 'luck'] },
+      'corrections: expected an array of cross-layer, smooth, awq, bias, normalization',
+    ],
+    [{ preset: 'slow' }, 'preset: expected one of fast, balanced, best, got "slow"'],
     [{ percentile: '99' }, 'percentile: expected more than 50 and at most 100, as a number, got "99"'],
     [{ accuracyLevel: '4' }, 'accuracyLevel: expected 0 or 4'],
   ];

@@ -5,18 +5,16 @@ import { formatScheme, isAffine, parseScheme, type Scheme } from '../formats/sch
 import type { LoweringId } from '../lowerings/index.ts';
 import type { WeightKind } from '../lowerings/weight.ts';
 import type { RangeId } from '../ranges/index.ts';
+import { type CorrectionId, type PresetId, presets, type SolverSetting } from './presets.ts';
 import { checkSettings } from './recipe-checks.ts';
 
-export { recipeKeys, solverSettings, weightRanges } from './recipe-checks.ts';
+export { recipeKeys, weightRanges } from './recipe-checks.ts';
 
 /** How activations are treated: left float, quantized while the model runs, or with ranges fixed by calibration. */
 export type ActivationSetting = 'none' | 'dynamic' | FormatId;
 
 /** `search` is the scale search with least-squares refit; the others fix the range and round. */
 export type WeightRange = 'search' | Exclude<RangeId, 'moving-average'>;
-
-/** How codes of weights are chosen. */
-export type SolverSetting = 'nearest' | 'gptq';
 
 /** All given conditions must hold. Names may hold `*`, which stands for any text. */
 export interface RuleMatch {
@@ -45,6 +43,8 @@ export interface Rule {
 }
 
 export interface Recipe {
+  /** Stands for the solver, the corrections and the number of samples where these are not given. */
+  readonly preset: PresetId;
   /** The scheme of weights, or `float`. */
   readonly weights: string;
   readonly activations: ActivationSetting;
@@ -53,7 +53,7 @@ export interface Recipe {
   /** Percent of the values inside, for the percentile method. */
   readonly percentile: number;
   readonly weightRange: WeightRange;
-  /** `nearest` takes the nearest codes; `gptq` makes errors of weights compensate each other, which needs samples. */
+  /** All but `nearest` need samples. */
   readonly solver: SolverSetting;
   /** `auto` chooses per weight. */
   readonly lowering: LoweringId | 'auto';
@@ -67,7 +67,8 @@ export interface Recipe {
   readonly exclude: readonly string[];
   /** Accuracy level of MatMulNBits: 4 lets the kernel use 8-bit activations, 0 keeps them float. */
   readonly accuracyLevel: 0 | 4;
-  readonly biasCorrection: boolean;
+  /** In any order; what is not in here is not done. */
+  readonly corrections: readonly CorrectionId[];
   readonly rules: readonly Rule[];
 }
 
@@ -102,6 +103,7 @@ export function makeRecipe(input: RecipeInput, calibrated: boolean): Recipe {
   checkSettings(input);
   const activations = input.activations ?? activationsFor(input, calibrated);
   checkActivations(activations);
+  const preset = input.preset ?? 'fast';
   const isFloat8 = activations.startsWith('float8');
   const weights = input.weights ?? (isFloat8 ? 'float8e4m3fn' : activations === 'float16' ? 'float16' : 'int8');
   const recipe: Recipe = {
@@ -114,7 +116,8 @@ export function makeRecipe(input: RecipeInput, calibrated: boolean): Recipe {
     range: input.range ?? (isFloat8 ? 'min-max' : 'mse'),
     percentile: input.percentile ?? 99.999,
     weightRange: input.weightRange ?? 'search',
-    solver: input.solver ?? 'nearest',
+    preset,
+    solver: input.solver ?? presets[preset].solver,
     lowering: input.lowering ?? 'auto',
     symmetricActivations: isFloat8 || (input.symmetricActivations ?? activations === 'int16'),
     reduceRange: input.reduceRange ?? false,
@@ -122,7 +125,7 @@ export function makeRecipe(input: RecipeInput, calibrated: boolean): Recipe {
     opTypes: input.opTypes ?? [],
     exclude: input.exclude ?? [],
     accuracyLevel: input.accuracyLevel ?? 4,
-    biasCorrection: input.biasCorrection ?? true,
+    corrections: input.corrections ?? presets[preset].corrections,
     rules: input.rules ?? [],
   };
   checkLowering(`lowering ${recipe.lowering}`, recipe.lowering, activations, calibrated);

@@ -2,6 +2,7 @@
 import type { LoweringId } from '../lowerings/index.ts';
 import type { Comparison } from './compare.ts';
 import type { Plan } from './plan.ts';
+import type { CorrectionId, SolverSetting } from './presets.ts';
 
 /** What became of one weight. */
 export interface WeightResult {
@@ -23,6 +24,21 @@ export interface WeightResult {
   readonly instead?: { readonly lowering: LoweringId; readonly because: string };
 }
 
+/** What one stage brought, by the outputs of samples that nothing was fitted to. */
+export interface StageResult {
+  readonly stage: SolverSetting | CorrectionId;
+  /** False when held-out samples were better without it, or when there was nothing to do. */
+  readonly kept: boolean;
+  /** Signal to noise of the outputs with it, in dB, and how much better that is than what was kept before. */
+  readonly sqnr: number;
+  readonly gain: number;
+  /** Layers, groups, blocks or tensors that it changed. */
+  readonly changed: number;
+  /** What it left as it was, and why. */
+  readonly left: readonly { readonly tensor: string; readonly because: string }[];
+  readonly seconds?: number;
+}
+
 export interface Report {
   readonly version: 1;
   readonly plan: Plan;
@@ -34,23 +50,8 @@ export interface Report {
   readonly floatBytes: number;
   readonly quantizedBytes: number;
   readonly calibration?: { readonly data: string; readonly samples: number; readonly synthetic: boolean };
-  /** With the solver gptq. */
-  readonly compensation?: {
-    readonly layers: number;
-    /** False when held-out samples were better with the nearest codes. */
-    readonly kept: boolean;
-    /** Decibels of the held-out outputs that it brought, or would have. */
-    readonly gain: number;
-    /** Weights that kept the nearest codes, and why. */
-    readonly left: readonly { readonly tensor: string; readonly because: string }[];
-  };
-  readonly biasCorrection?: {
-    readonly layers: number;
-    /** False when it was taken back because held-out samples were better without it. */
-    readonly kept: boolean;
-    /** Layers without a place for a bias. */
-    readonly left: readonly string[];
-  };
+  /** What was done for accuracy, in this order, where there were samples; the first is the nearest codes. */
+  readonly stages?: readonly StageResult[];
   /** On samples that were not used for calibration. */
   readonly comparison?: Comparison;
   readonly notes: readonly string[];

@@ -32,7 +32,7 @@ describe.skipIf(!haveAssets)('on real models', () => {
     ];
     const result = await halftone([
       ...['quantize', asset('models/squeezenet1.1.onnx'), '-o', out, ...data],
-      ...['--min-sqnr', '20', '--no-bias-correction', '--json'],
+      ...['--min-sqnr', '20', '--corrections', 'none', '--json'],
     ]);
     expect(result.stderr).toBe('');
     expect(result.code).toBe(0);

@@ -74,7 +74,7 @@ describe('quantize', () => {
     const result = await halftone(args);
     expectDone(result);
     expect(result.stdout).toMatch(/2 int8:channel:sym qdq/);
-    expect(result.stdout).toMatch(/Compared on 8 held-out samples/);
+    expect(result.stdout).toMatch(/Compared on 16 held-out samples/);
     expect(result.stdout).toMatch(/same best class +\d+\.\d %/);
     expect(result.stdout).toMatch(/latency +float .* ms, quantized .* ms: .*× (faster|slower)/);
     for (const name of ['conv1.weight', 'conv1.bias', 'fc1.weight', 'fc1.bias']) expect(result.stdout).toContain(name);
@@ -87,8 +87,8 @@ describe('quantize', () => {
       model,
       output: { paths: [out], bytes: statSync(out).size },
       calibration: { samples: 64, synthetic: false },
-      biasCorrection: { layers: 2 },
-      comparison: { samples: 8, synthetic: false, agreement: { rows: 8 }, latency: { runs: 20, batch: 1 } },
+      stages: [{ stage: 'nearest' }, { stage: 'bias', changed: 2 }],
+      comparison: { samples: 16, synthetic: false, agreement: { rows: 16 }, latency: { runs: 20, batch: 1 } },
     });
     expect(document.plan.weights.map((weight: { tensor: string }) => weight.tensor).sort()).toEqual(
       inspect(readModel(model))
@@ -165,7 +165,8 @@ describe('quantize', () => {
       'int2:tensor',
       '--weight-range',
       'min-max',
-      '--no-bias-correction',
+      '--corrections',
+      'none',
       '--calibrate',
       calibration,
     ];
@@ -219,7 +220,8 @@ describe('quantize', () => {
       weights: 'int4:channel:asym',
       uniform: true,
       accuracyLevel: 4,
-      biasCorrection: true,
+      preset: 'fast',
+      corrections: ['bias'],
     });
     expect(fc1(over).quantize).toBeUndefined();
     expect(fc1(over).because).toBe('excluded');
@@ -241,7 +243,8 @@ describe('quantize', () => {
       '--reduce-range',
       '--op-types',
       'Conv,Gemm',
-      '--no-bias-correction',
+      '--corrections',
+      'none',
     ];
     const { stdout } = await halftone(['quantize', model, '--dry-run', '--json', '--calibrate', 'random', ...args]);
     expect(JSON.parse(stdout).plan.recipe).toMatchObject({
@@ -252,7 +255,7 @@ describe('quantize', () => {
       lowering: 'qoperator',
       reduceRange: true,
       opTypes: ['Conv', 'Gemm'],
-      biasCorrection: false,
+      corrections: [],
     });
   });
 
@@ -300,7 +303,7 @@ describe('quantize', () => {
     const result = await halftone(['quantize', model, '-o', folder.path('labels.onnx'), ...data, '--json']);
     expectDone(result);
     const { agreement } = JSON.parse(result.stdout).comparison;
-    expect(agreement.rows).toBe(25);
+    expect(agreement.rows).toBe(50);
     // Labels of other samples than these would agree on about a tenth.
     expect(agreement.floatAccuracy).toBeGreaterThan(0.8);
     expect(agreement.quantizedAccuracy).toBeGreaterThan(0.8);

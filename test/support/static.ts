@@ -120,7 +120,7 @@ export async function quantizeStatic(
   const runtime = await openRuntime('onnxruntime-node');
   const result = await quantizeModel(
     model,
-    { activations: 'uint8', biasCorrection: false, compare: false, ...options, calibration: samplesOf(feeds) },
+    { activations: 'uint8', corrections: [], compare: false, ...options, calibration: samplesOf(feeds) },
     runtime,
   );
   checkModel(result.model);

@@ -27,9 +27,9 @@ const runs = 100;
 const scheme = (bits: number) => `uint${bits}:tensor:asym`;
 
 /** The article's mapping: from minimum to maximum, rounded to nearest, and nothing else. */
-const plain: RecipeInput = { activations: 'none', uniform: true, weightRange: 'min-max', biasCorrection: false };
+const plain: RecipeInput = { activations: 'none', uniform: true, weightRange: 'min-max', corrections: [] };
 /** The same format and granularity; the grid is searched for, and layers get back what rounding took from their output. */
-const corrected: RecipeInput = { activations: 'none', uniform: true, weightRange: 'search', biasCorrection: true };
+const corrected: RecipeInput = { activations: 'none', uniform: true, weightRange: 'search', corrections: ['bias'] };
 
 /** Runs the demo. @throws HalftoneError when its files or ONNX Runtime are missing. */
 export async function demoCommand(terminal: Terminal): Promise<void> {
@@ -82,7 +82,7 @@ async function quantizeTo(
   runtime: Runtime,
   terminal: Terminal,
 ): Promise<Model> {
-  const samples = recipe.biasCorrection ? { calibration: samplesOf(digits.calibration, 'digits.npz') } : {};
+  const samples = recipe.corrections?.length ? { calibration: samplesOf(digits.calibration, 'digits.npz') } : {};
   const { model } = await quantizeModel(
     float,
     { ...recipe, ...samples, weights: scheme(bits), compare: false, signal: terminal.signal },

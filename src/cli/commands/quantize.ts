@@ -7,6 +7,7 @@ import { externalDataPath } from '../../files/onnx/write-files.ts';
 import { refuseInputs, samePlace } from '../../files/paths.ts';
 import type { Model } from '../../graph/model.ts';
 import type { Plan } from '../../pipeline/plan.ts';
+import { correctionIds } from '../../pipeline/presets.ts';
 import { planQuantization, type Quantized, type QuantizeOptions, quantizeModel } from '../../pipeline/quantize.ts';
 import {
   hasStaticActivations,
@@ -42,7 +43,8 @@ export interface QuantizeCommandOptions {
   readonly lowering?: Recipe['lowering'];
   readonly reduceRange?: boolean;
   readonly accuracyLevel?: '0' | '4';
-  readonly biasCorrection?: boolean;
+  readonly preset?: Recipe['preset'];
+  readonly corrections?: string;
   readonly opTypes?: readonly string[];
   readonly exclude?: readonly string[];
   readonly uniform?: boolean;
@@ -220,7 +222,7 @@ const recipeOptions = [
   'uniform',
   'opTypes',
   'exclude',
-  'biasCorrection',
+  'preset',
 ] as const;
 
 /** The recipe file, and over it what stands on the command line. @throws HalftoneError `usage`, `missing-data`. */
@@ -229,8 +231,20 @@ function recipeInput(options: QuantizeCommandOptions, given: ReadonlySet<string>
   const chosen: Record<string, unknown> = {};
   for (const key of recipeOptions) if (given.has(key)) chosen[key] = options[key];
   if (options.opTypes) chosen.opTypes = options.opTypes.flatMap((list) => list.split(',')).filter(Boolean);
+  if (options.corrections !== undefined) chosen.corrections = correctionsOf(options.corrections);
   if (options.accuracyLevel !== undefined) chosen.accuracyLevel = Number(options.accuracyLevel);
   return { ...base, ...chosen };
+}
+
+/** `none`, or ids with commas between them. @throws HalftoneError `usage`. */
+function correctionsOf(text: string): Recipe['corrections'] {
+  if (text === 'none') return [];
+  return text.split(',').map((part) => {
+    const found = correctionIds.find((id) => id === part.trim());
+    if (!found)
+      throw usage(`--corrections: expected none or some of ${correctionIds.join(', ')}, got "${part.trim()}"`);
+    return found;
+  });
 }
 
 function readText(path: string): string {

@@ -1,0 +1,155 @@
+/**
+ * Makes the quantized model better, stage after stage. A stage proposes a candidate, held-out samples judge it, and it is
+ * kept only where its outputs are closer to the float model's.
+ */
+import type { Model } from '../graph/model.ts';
+import type { Runtime } from '../runtime/runtime.ts';
+import type { Samples } from '../samples/sample.ts';
+import type { Statistics } from './calibrate.ts';
+import { type Candidate, planOf, type Trial, tryCandidate } from './candidate.ts';
+import { createCompensator } from './compensation.ts';
+import { correctLayers } from './correction.ts';
+import { correctionTargets } from './correction-targets.ts';
+import type { Judge } from './held-out.ts';
+import type { CorrectionId, SolverSetting } from './presets.ts';
+import type { Recipe } from './recipe.ts';
+import type { StageResult } from './report.ts';
+
+export interface Workshop {
+  readonly recipe: Recipe;
+  /** Samples that corrections and solvers are fitted to. */
+  readonly samples: Samples;
+  readonly judge: Judge;
+  readonly runtime: Runtime;
+  /** Calibrates a model anew, and chooses its codes: for models that were changed before they are quantized. */
+  readonly begin: (float: Model) => Promise<Candidate>;
+  readonly threads?: number;
+  readonly signal?: AbortSignal;
+  /** Milliseconds of a steady clock. */
+  readonly clock?: () => number;
+  readonly onProgress?: (stage: StageId, done: number, total: number) => void;
+}
+
+export type StageId = SolverSetting | CorrectionId;
+
+/** What a stage proposes. */
+interface Proposal {
+  readonly trial: Trial;
+  /** Layers, groups, blocks or tensors that it changed. */
+  readonly changed: number;
+  readonly left?: StageResult['left'];
+}
+
+type Stage = (
+  best: Candidate,
+  workshop: Workshop,
+  progress: (done: number, total: number) => void,
+) => Promise<Proposal>;
+
+/** @returns the best candidate, and what each stage brought. */
+export async function improve(
+  start: Candidate,
+  workshop: Workshop,
+): Promise<{ readonly candidate: Candidate; readonly stages: readonly StageResult[] }> {
+  const { recipe, judge, clock, signal } = workshop;
+  let candidate = start;
+  let sqnr = await judge.sqnr(tryCandidate(start, recipe).simulation.model);
+  const results: StageResult[] = [
+    { stage: 'nearest', kept: true, sqnr, gain: 0, changed: start.matrices.size, left: [] },
+  ];
+  for (const [stage, run] of stagesOf(recipe)) {
+    signal?.throwIfAborted();
+    const began = clock?.();
+    const {
+      trial,
+      changed,
+      left = [],
+    } = await run(candidate, workshop, (done, total) => workshop.onProgress?.(stage, done, total));
+    const after = changed > 0 ? await judge.sqnr(trial.simulation.model) : sqnr;
+    const kept = changed > 0 && after >= sqnr;
+    const seconds = clock && began !== undefined ? (clock() - began) / 1000 : undefined;
+    results.push({
+      ...{ stage, kept, sqnr: after, gain: after - sqnr, changed, left },
+      ...(seconds === undefined ? {} : { seconds }),
+    });
+    if (!kept) continue;
+    candidate = trial.result();
+    sqnr = after;
+  }
+  return { candidate, stages: results };
+}
+
+/** The stages that a recipe asks for, in order. */
+function stagesOf({ solver, corrections }: Recipe): [StageId, Stage][] {
+  const has = (id: CorrectionId) => corrections.includes(id);
+  const stages: [StageId, Stage][] = [];
+  if (has('bias')) stages.push(['bias', correctBiases]);
+  if (solver !== 'nearest') stages.push(['gptq', compensateLayers]);
+  if (has('normalization')) stages.push(['normalization', renormalize]);
+  return stages;
+}
+
+/** `moments` of all targets, over the samples of the workshop: every candidate that is corrected has them. */
+function momentsOf({ statistics }: Candidate): Statistics {
+  return statistics ?? new Map();
+}
+
+const correctBiases: Stage = async (best, workshop, onProgress) => {
+  const { recipe, samples, runtime } = workshop;
+  const trial = tryCandidate(best, recipe);
+  const { simulation, targets } = trial;
+  const { layers, left } = await correctLayers(simulation, targets, momentsOf(best), samples, runtime, {
+    ...workshop,
+    onProgress,
+  });
+  return { trial, changed: layers + left.length, left: withoutBias(left) };
+};
+
+const compensateLayers: Stage = async (best, workshop, onProgress) => {
+  const { recipe, samples, runtime } = workshop;
+  const reference = planOf(best, recipe);
+  const trial = tryCandidate(best, recipe);
+  const { simulation, targets } = trial;
+  const schemes = best.results.flatMap(({ tensor, scheme }) => (scheme ? [[tensor, scheme] as const] : []));
+  const compensator = createCompensator({
+    ...workshop,
+    reference,
+    floatTargets: correctionTargets(reference),
+    schemes: new Map(schemes),
+  });
+  try {
+    await correctLayers(simulation, targets, momentsOf(best), samples, runtime, {
+      ...workshop,
+      onProgress,
+      before: (group) => compensator.run(simulation, group),
+    });
+  } finally {
+    await compensator.close();
+  }
+  const left = [...compensator.fallbacks].map(([tensor, because]) => ({ tensor, because }));
+  return { trial, changed: compensator.changed, left };
+};
+
+const renormalize: Stage = async (best, workshop, onProgress) => {
+  const { recipe, samples, runtime } = workshop;
+  const trial = tryCandidate(best, recipe);
+  const { simulation, targets, normalizations } = trial;
+  if (normalizations.length === 0) return { trial, changed: 0 };
+  await correctLayers(
+    simulation,
+    recipe.corrections.includes('bias') ? targets : [],
+    momentsOf(best),
+    samples,
+    runtime,
+    {
+      ...workshop,
+      normalizations,
+      onProgress,
+    },
+  );
+  return { trial, changed: normalizations.length };
+};
+
+function withoutBias(tensors: readonly string[]): StageResult['left'] {
+  return tensors.map((tensor) => ({ tensor, because: 'no place for a bias' }));
+}

@@ -1,0 +1,59 @@
+/** Parts of the samples: those that everything is fitted to, and those that judge. */
+import { HalftoneError } from '../base/errors.ts';
+import type { Model } from '../graph/model.ts';
+import type { Runtime } from '../runtime/runtime.ts';
+import type { Samples } from '../samples/sample.ts';
+import { isHeldOut, remember, split, take } from '../samples/select.ts';
+import { batchesFor } from './batching.ts';
+
+/** A quarter is held out. */
+const holdOutEvery = 4;
+/** With fewer samples than this all of them calibrate and compare, which the report says. */
+const minSamplesToSplit = 8;
+/** Decoded samples are kept up to this size; more are read again in each of the passes over them. */
+const rememberedBytes = 64 * 2 ** 20;
+/** Samples run together where the model's batch axis is free. */
+const batchSize = 4;
+
+export interface SampleParts {
+  readonly samples: Samples;
+  readonly calibration: Samples;
+  readonly heldOut: Samples;
+  readonly separate: boolean;
+  readonly count: number;
+  /** Labels of the held-out samples. */
+  labels(all: readonly number[]): readonly number[];
+}
+
+/** Splits the samples, and joins those that calibrate to batches where the model takes them. */
+export async function partsOf(samples: Samples, limit: number, model: Model, runtime: Runtime): Promise<SampleParts> {
+  const limited = remember(take(samples, limit), rememberedBytes);
+  let count = limited.count;
+  if (count === undefined) {
+    count = 0;
+    for await (const _ of limited) count++;
+  }
+  if (count === 0) {
+    throw new HalftoneError('missing-data', `${samples.description}: expected samples, got none`);
+  }
+  const batched = (part: Samples) => batchesFor(model, part, batchSize, runtime);
+  if (count < minSamplesToSplit) {
+    return {
+      samples,
+      calibration: await batched(limited),
+      heldOut: limited,
+      separate: false,
+      count,
+      labels: (all) => all.slice(0, count),
+    };
+  }
+  const { calibration, heldOut } = split(limited, { every: holdOutEvery });
+  return {
+    samples,
+    calibration: await batched(calibration),
+    heldOut,
+    separate: true,
+    count,
+    labels: (all) => all.slice(0, count).filter((_, index) => isHeldOut(index, holdOutEvery)),
+  };
+}
