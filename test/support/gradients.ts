@@ -3,8 +3,10 @@ import { expect } from 'vitest';
 import { addGradients, observeShapes } from '../../src/autodiff/index.ts';
 import { createGaussian, createRandom } from '../../src/base/random.ts';
 import { writeOnnx } from '../../src/files/onnx/write.ts';
+import type { AttributeInput } from '../../src/graph/attribute.ts';
 import { checkModel } from '../../src/graph/check.ts';
-import type { Model } from '../../src/graph/model.ts';
+import { Graph, Names } from '../../src/graph/graph.ts';
+import { Model } from '../../src/graph/model.ts';
 import type { Value } from '../../src/graph/value.ts';
 import { openRuntime } from '../../src/runtime/node.ts';
 import type { Feeds, Session } from '../../src/runtime/runtime.ts';
@@ -17,6 +19,44 @@ export interface GradientCheck {
   readonly tolerance?: number;
   /** How many elements of each input are varied by themselves. Default 24. */
   readonly elements?: number;
+}
+
+/** An input of an operator: a shape or a tensor to differentiate by, a constant, or none. */
+export type OperatorInput = readonly number[] | Tensor | { readonly constant: Tensor } | undefined;
+
+export interface OperatorCheck extends GradientCheck {
+  /** Default 18. */
+  readonly opset?: number;
+  readonly domain?: string;
+  /** Which output to differentiate, of how many. Default the only one. */
+  readonly output?: readonly [index: number, count: number];
+}
+
+/** Compares the gradients of one operator by all inputs that are no constants with differences. */
+export async function checkOperator(
+  op: string,
+  inputs: readonly OperatorInput[],
+  attributes: Readonly<Record<string, AttributeInput>> = {},
+  { opset = 18, domain = '', output: [wanted, count] = [0, 1], ...check }: OperatorCheck = {},
+): Promise<Feeds> {
+  const model = new Model(new Graph('test', new Names()), 8, new Map([['', opset]]));
+  if (domain) model.useDomain(domain);
+  const feeds: Record<string, Tensor> = {};
+  const variables: Value[] = [];
+  const values = inputs.map((input, index) => {
+    if (!input) return undefined;
+    if ('constant' in input) return model.graph.addInitializer(`c${index}`, input.constant);
+    const tensor = input instanceof Tensor ? input : gaussian(input, index + 1);
+    const value = model.graph.addValue(`x${index}`, { dtype: 'float32', shape: tensor.shape });
+    model.graph.inputs.push(value);
+    variables.push(value);
+    feeds[value.name] = tensor;
+    return value;
+  });
+  const outputs = Array.from({ length: count }, (_, index) => `y${index}`);
+  const node = model.graph.add({ op, domain, inputs: values, outputs, attributes });
+  model.graph.outputs.push(node.output(wanted));
+  return expectGradients(model, variables, feeds, check);
 }
 
 /** Seeded normal numbers. */

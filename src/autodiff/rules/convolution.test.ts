@@ -1,25 +1,18 @@
 /** Gradients of convolutions, against differences, over shapes and attributes. */
 import { describe, test } from 'vitest';
-import { addInput, addNode, emptyModel } from '../../../test/support/before-after.ts';
-import { expectGradients, gaussian } from '../../../test/support/gradients.ts';
+import { checkOperator } from '../../../test/support/gradients.ts';
 import type { AttributeInput } from '../../graph/attribute.ts';
 
 type Attributes = Readonly<Record<string, AttributeInput>>;
-
-async function check(op: string, shapes: readonly (readonly number[])[], attributes: Attributes = {}): Promise<void> {
-  const model = emptyModel(13);
-  const inputs = shapes.map((shape, index) => addInput(model, `x${index}`, shape));
-  model.graph.outputs.push(addNode(model, op, inputs, attributes));
-  const feeds = Object.fromEntries(shapes.map((shape, index) => [`x${index}`, gaussian(shape, index + 1)]));
-  await expectGradients(model, inputs, feeds);
-}
 
 describe('Conv', () => {
   test.each<[string, number[], number[], Attributes]>([
     ['3×3', [2, 3, 6, 5], [4, 3, 3, 3], { pads: [1, 1, 1, 1] }],
     ['without padding', [2, 3, 6, 5], [4, 3, 3, 2], {}],
+    ['much padding', [1, 2, 3, 3], [2, 2, 3, 3], { pads: [3, 2, 3, 4] }],
     ['1×1', [2, 3, 4, 5], [4, 3, 1, 1], {}],
     ['1×1, stride', [2, 3, 5, 6], [4, 3, 1, 1], { strides: [2, 2] }],
+    ['1×1, groups', [2, 4, 3, 3], [6, 2, 1, 1], { group: 2 }],
     ['stride 2', [2, 3, 8, 8], [4, 3, 3, 3], { pads: [1, 1, 1, 1], strides: [2, 2] }],
     ['stride 2 with a rest', [2, 3, 8, 7], [4, 3, 3, 3], { strides: [2, 3] }],
     ['uneven padding', [1, 2, 5, 5], [2, 2, 3, 3], { pads: [0, 1, 2, 0] }],
@@ -34,5 +27,22 @@ describe('Conv', () => {
     ['1d', [2, 3, 9], [4, 3, 3], { pads: [1, 1], strides: [2] }],
     ['1d, groups', [2, 4, 9], [4, 2, 3], { group: 2, dilations: [2] }],
     ['3d', [1, 2, 4, 4, 3], [2, 2, 2, 2, 2], {}],
-  ])('%s', (_, x, w, attributes) => check('Conv', [x, w, [w[0]]], attributes));
+  ])('%s', async (_, x, w, attributes) => {
+    await checkOperator('Conv', [x, w, [w[0]]], attributes);
+  });
+});
+
+describe('ConvTranspose', () => {
+  test.each<[string, number[], number[], Attributes]>([
+    ['3×3', [2, 3, 4, 5], [3, 4, 3, 3], { pads: [1, 1, 1, 1] }],
+    ['stride 2', [2, 3, 4, 5], [3, 2, 2, 2], { strides: [2, 2] }],
+    ['added at the end', [1, 3, 4, 5], [3, 2, 3, 3], { strides: [2, 2], pads: [1, 1, 1, 1], output_padding: [1, 1] }],
+    ['groups, dilations', [2, 4, 4, 4], [4, 3, 3, 2], { group: 2, dilations: [2, 1] }],
+    ['output shape', [1, 2, 4, 4], [2, 2, 3, 3], { strides: [2, 2], output_shape: [8, 8] }],
+    ['SAME_UPPER', [1, 2, 4, 4], [2, 2, 3, 3], { strides: [2, 2], auto_pad: 'SAME_UPPER' }],
+    ['1d', [2, 3, 5], [3, 2, 4], { strides: [3], pads: [1, 0] }],
+  ])('%s', async (_, x, w, attributes) => {
+    const group = Number(attributes.group ?? 1);
+    await checkOperator('ConvTranspose', [x, w, [w[1] * group]], attributes);
+  });
 });

@@ -25,17 +25,32 @@ export type Rules = Readonly<Record<string, Rule>>;
 export function unsupportedForm(node: Node, expected: string, got: string): HalftoneError {
   return new HalftoneError(
     'unsupported',
-    `${node.label}: expected ${expected} for a gradient, got ${got}; reconstruct a part of the model without it`,
+    `${node.label}: expected ${expected} for a gradient, got ${got}; differentiate a part of the model without it`,
     { fields: { node: node.name, operator: node.op } },
   );
 }
 
-/** The constant behind an input. @throws HalftoneError `unsupported` where it is computed at run time. */
-export function constantInput(node: Node, index: number): number[] {
-  const value = node.input(index);
-  const tensor = value.tensor ?? value.producer?.tensor('value');
-  if (!tensor) throw unsupportedForm(node, `input ${index} to be constant`, 'one that is computed');
-  return tensor.integers();
+/** @throws HalftoneError `unsupported` for a model of an earlier operator set. */
+export function requireOpset(node: Node, build: Builder, opset: number): void {
+  if (build.model.opset >= opset) return;
+  throw new HalftoneError(
+    'unsupported',
+    `${node.label}: expected operator set ${opset} or later for a gradient, got ${build.model.opset}; prepare the model with it`,
+    { fields: { node: node.name, operator: node.op } },
+  );
+}
+
+/** The numbers of a constant; undefined for what is computed at run time. */
+export function numbersIn(value: Value): readonly number[] | undefined {
+  const tensor = value.isConstant ? value.tensor : value.producer?.is('Constant') && value.producer.tensor('value');
+  return tensor ? tensor.integers() : undefined;
+}
+
+/** The numbers of an input. @throws HalftoneError `unsupported` where they are computed at run time. */
+export function integersIn(node: Node, index: number): readonly number[] {
+  const numbers = numbersIn(node.input(index));
+  if (numbers) return numbers;
+  throw unsupportedForm(node, `input ${index} to be constant`, 'one that is computed');
 }
 
 /** A possibly negative axis as a number from 0 on. */
