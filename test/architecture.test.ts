@@ -17,6 +17,7 @@ const floors = [
   'solvers',
   'graph',
   'passes',
+  'equalization',
   'lowerings',
   'files',
   'runtime',
