@@ -3,6 +3,7 @@
  * out (src/kernel/arena.ts), and gives what the method of the same name in src/kernel/reference.ts gives.
  */
 
+export { chooseCodes, improveCodes } from './compensate';
 export { cover } from './cover';
 export { blockExtents, extent } from './extent';
 export { fit, fitAdd, fitConfigure, fitNext, fitScale, fitStart, fitZeroPoint } from './fit';

@@ -10,7 +10,7 @@ const doubleMagic: f64 = 6755399441055744;
 /** Integer zero points beyond it are rare, and left to doubles. */
 export const largestZeroPoint: f32 = 1048576;
 
-function storeCode(at: usize, kind: i32, code: i32): void {
+export function storeCode(at: usize, kind: i32, code: i32): void {
   if (kind < 2) store<u8>(at, <u8>code);
   else store<u16>(at, <u16>code);
 }

@@ -66,6 +66,33 @@ export interface Noise {
   readonly error: number;
 }
 
+/**
+ * Some columns of rows whose codes are chosen one column after the other: residuals and codes are row-major [rows, columns],
+ * of these rows and columns alone.
+ */
+export interface CodeBlock {
+  /** Which rows of a matrix these are, ascending. */
+  readonly rows: Int32Array;
+  /** For each column, which of the parameters of its row are its own. */
+  readonly parameters: Int32Array;
+  /** Weights less what their codes stand for; weights, where codes are still to be chosen. */
+  readonly residuals: Float32Array;
+  readonly codes: Codes;
+  /** Of all rows of the matrix: what errors cost so far. */
+  readonly losses: Float64Array;
+}
+
+/** The parameters of all rows of a matrix. Zero points are integers. */
+export interface RowGrids {
+  /** How many each row has; 0 where one serves all. */
+  readonly perRow: number;
+  readonly scales: Float32Array;
+  readonly zeroPoints: Float32Array;
+  /** The codes that may be used. */
+  readonly min: number;
+  readonly max: number;
+}
+
 export interface Kernel {
   readonly id: string;
 
@@ -188,6 +215,25 @@ export interface Kernel {
    * Adds each channel's Σ value and Σ value² in double precision; of each run of neighbours as `squaredError` does it.
    */
   channelSums(values: Float32Array, layout: ChannelLayout, sums: Float64Array, squares: Float64Array): void;
+
+  /**
+   * GPTQ within a block: the number to round is a column's weight and what earlier columns feed to it, `quantize` gives its
+   * code, and the rest of the weight feeds later columns in turn: `feed[k] += residual · upper[column·columns + k]`, in
+   * single precision. Losses grow by pivot·(number − value)².
+   * @param feed [rows, columns] or more, what columns before the block feed; becomes scratch
+   * @param upper [columns, columns]: the shares, above the diagonal
+   * @param pivots [columns]
+   */
+  chooseCodes(block: CodeBlock, grids: RowGrids, feed: Float32Array, upper: Float32Array, pivots: Float64Array): void;
+
+  /**
+   * One sweep of coordinate descent within a block: each code in turn becomes the one nearest to what is best while all
+   * others stay. Losses fall by what that gains, and gradients of later columns change in single precision.
+   * @param gradients [rows, columns] or more: residuals·H; becomes scratch
+   * @param curvature [columns, columns]: the block of H on its diagonal, symmetric
+   * @returns how many codes changed
+   */
+  improveCodes(block: CodeBlock, grids: RowGrids, gradients: Float32Array, curvature: Float32Array): number;
 
   /**
    * Adds XᵀX of a row-major matrix X: `sums[i·columns + j] += Σ values[r·columns + i] · values[r·columns + j]`, for j ≥ i

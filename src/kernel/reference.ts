@@ -2,10 +2,11 @@
 import { HalftoneError } from '../base/errors.ts';
 import { roundHalfToEven } from '../base/round.ts';
 import type { Codes } from '../formats/quantized.ts';
+import { chooseCodes, improveCodes, type Rounder } from './compensation.ts';
 import { fit } from './fit.ts';
 import { decodeFloats, encodeFloats } from './floats.ts';
 import { coverInterval, type Grid, type Parameters } from './grid.ts';
-import type { BlockLayout, CodeRange, Elements, Extent, Kernel, Noise } from './kernel.ts';
+import type { BlockLayout, CodeRange, Elements, Extent, Kernel, Noise, RowGrids } from './kernel.ts';
 import { checkLayout, checkMatrix, checkTurned, eachBlock } from './layout.ts';
 import { channelSums, countBins, secondMoment, squaredError } from './sums.ts';
 
@@ -19,6 +20,20 @@ export function quantizeValue(value: number, scale: number, zeroPoint: number, m
 /** One value. See `Kernel.dequantize`. */
 export function dequantizeValue(code: number, scale: number, zeroPoint: number): number {
   return Math.fround((code - zeroPoint) * scale);
+}
+
+/** The rounding of `Kernel.quantize` with integer zero points. */
+function gridRounder({ perRow, scales, zeroPoints, min, max }: RowGrids): Rounder {
+  return {
+    nearest(row, parameter, number) {
+      const index = row * perRow + parameter;
+      return quantizeValue(number, scales[index], zeroPoints[index], min, max);
+    },
+    value(row, parameter, code) {
+      const index = row * perRow + parameter;
+      return dequantizeValue(code, scales[index], zeroPoints[index]);
+    },
+  };
 }
 
 /** @throws HalftoneError `internal` where packed codes have too much room, or too little. */
@@ -214,6 +229,8 @@ export const reference: Kernel = {
   countBins,
   channelSums,
   secondMoment,
+  chooseCodes: (block, grids, feed, upper, pivots) => chooseCodes(block, gridRounder(grids), feed, upper, pivots),
+  improveCodes: (block, grids, gradients, curvature) => improveCodes(block, gridRounder(grids), gradients, curvature),
 };
 
 /** The extent of a batch with values that are not finite, or with none at all. */

@@ -6,6 +6,7 @@ import { kernels } from './generated/kernels.ts';
 import type { Kernel } from './kernel.ts';
 import { Arena } from './wasm/arena.ts';
 import { blockMethods } from './wasm/blocks.ts';
+import { compensationMethods } from './wasm/compensation.ts';
 import type { Exports } from './wasm/exports.ts';
 import { fitMethods } from './wasm/fit.ts';
 import { floatMethods } from './wasm/floats.ts';
@@ -31,5 +32,6 @@ export function createWasmKernel(): Kernel {
     ...moveMethods(wasm, arena),
     ...floatMethods(wasm, arena),
     ...sumMethods(wasm, arena),
+    ...compensationMethods(wasm, arena),
   };
 }

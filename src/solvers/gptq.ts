@@ -10,8 +10,9 @@ import { HalftoneError } from '../base/errors.ts';
 import { formatOf } from '../formats/index.ts';
 import { createCodes, type QuantizedMatrix } from '../formats/quantized.ts';
 import { bestKernel, dequantizeMatrix, type Kernel } from '../kernel/index.ts';
+import { type Choice, countTo, putBlock, squareOf, takeBlock } from './choice.ts';
 import { type Curvature, type CurvatureOptions, type Moments, prepareCurvature } from './curvature.ts';
-import { type Choice, descend } from './descent.ts';
+import { descend } from './descent.ts';
 import { allFinite, factorize, type MatrixProducts, plainProducts, solveRight } from './factorize.ts';
 import { refitScales } from './refit.ts';
 import { leastHeight, Residuals } from './residuals.ts';
@@ -47,12 +48,6 @@ export interface Compensation {
 
 /** Columns that are chosen between products. */
 const blockWidth = 64;
-
-/** Rows that are done at a time, so that a block of columns of them stays in the cache. */
-const tileHeight = 256;
-
-/** From one column of a tile to the next: not a power of two, whose multiples share few lines of a cache. */
-const stride = tileHeight + 8;
 
 /**
  * Chooses the codes of a quantized matrix again so that the layer's output is kept: GPTQ in activation order with the
@@ -96,7 +91,7 @@ export async function compensate(
   const residuals = new Residuals(target, rows, columns, order, workshop.products, least);
   const codes = createCodes(formatOf(start.scheme.format), rows * columns);
   const losses = new Float64Array(rows);
-  const choice: Choice = { codes, residuals, losses, rounding, curvature, blockSize: start.blockSize };
+  const choice: Choice = { codes, residuals, losses, rounding, curvature, blockSize: start.blockSize, kernel };
   await chooseCodes(choice);
   keepBetter(choice, matrix, workshop, before);
   await descend(choice, sweeps);
@@ -219,126 +214,16 @@ async function measure(residuals: Residuals, { factor }: Curvature): Promise<Flo
 
 /** Chooses all codes; residuals, which are the weights themselves, become differences. */
 async function chooseCodes(choice: Choice): Promise<void> {
-  const { columns, rows } = choice.residuals;
-  const { upper } = choice.curvature.factor;
-  const tile = new Tile();
+  const { residuals, rounding, curvature, kernel } = choice;
+  const { columns, factor } = curvature;
+  const rows = countTo(residuals.rows);
   for (let first = 0; first < columns; first += blockWidth) {
     const last = Math.min(first + blockWidth, columns);
-    const feed = await choice.residuals.times(upper, first, last, first);
-    for (let top = 0; top < rows; top += tileHeight) {
-      chooseTile(choice, { first, last, top, height: Math.min(tileHeight, rows - top) }, feed, tile);
-    }
-  }
-}
-
-/** Room for some columns of a tile, column after column. */
-class Tile {
-  readonly weights = new Float64Array(blockWidth * stride);
-  /** What is rounded: weights, and what they are to make up for. */
-  readonly wanted = new Float64Array(blockWidth * stride);
-  readonly differences = new Float64Array(blockWidth * stride);
-  readonly codes = new Int32Array(blockWidth * stride);
-  /** Of one column. */
-  readonly values = new Float64Array(tileHeight);
-  readonly shares = new Float64Array(blockWidth);
-}
-
-/** A tile of residuals: some columns for some rows. */
-interface Place {
-  readonly first: number;
-  readonly last: number;
-  readonly top: number;
-  readonly height: number;
-}
-
-/** Codes of some columns for some rows. */
-function chooseTile(choice: Choice, place: Place, feed: Float32Array, tile: Tile): void {
-  loadTile(choice, place, feed, tile);
-  const { losses, rounding, curvature, blockSize, residuals } = choice;
-  const { order, factor } = curvature;
-  const { first, last, top, height } = place;
-  for (let i = 0; i < last - first; i++) {
-    const start = i * stride;
-    const numbers = tile.wanted.subarray(start, start + height);
-    for (let k = 0; k < i; k++) tile.shares[k] = factor.upper[(first + k) * residuals.columns + first + i];
-    addShares(numbers, tile.differences, tile.shares, i);
-    const block = Math.floor(order[first + i] / blockSize);
-    rounding.column(top, block, numbers, tile.codes.subarray(start, start + height), tile.values);
-    settle(tile, numbers, start, factor.pivots[first + i], losses.subarray(top, top + height));
-  }
-  storeTile(choice, place, tile);
-}
-
-function loadTile({ residuals }: Choice, { first, last, top, height }: Place, feed: Float32Array, tile: Tile): void {
-  const { weights, wanted } = tile;
-  const width = last - first;
-  const { panel, width: panelWidth, offset } = residuals.panelOf(first);
-  for (let row = 0; row < height; row++) {
-    const from = (top + row) * panelWidth + offset;
-    const fed = (top + row) * width;
-    for (let i = 0; i < width; i++) {
-      const weight = panel[from + i];
-      weights[i * stride + row] = weight;
-      wanted[i * stride + row] = weight + feed[fed + i];
-    }
-  }
-}
-
-/** Takes down what a column lost, and what it leaves to those that follow. */
-function settle(tile: Tile, numbers: Float64Array, start: number, pivot: number, losses: Float64Array): void {
-  const { weights, differences, values } = tile;
-  for (let row = 0; row < numbers.length; row++) {
-    const rest = numbers[row] - values[row];
-    losses[row] += pivot * rest * rest;
-    differences[start + row] = weights[start + row] - values[row];
-  }
-}
-
-function storeTile({ codes, residuals }: Choice, { first, last, top, height }: Place, tile: Tile): void {
-  const { differences, codes: found } = tile;
-  const width = last - first;
-  const { panel, width: panelWidth, offset } = residuals.panelOf(first);
-  for (let row = 0; row < height; row++) {
-    const from = (top + row) * panelWidth + offset;
-    const to = (top + row) * residuals.columns + first;
-    for (let i = 0; i < width; i++) {
-      panel[from + i] = differences[i * stride + row];
-      codes[to + i] = found[i * stride + row];
-    }
-  }
-}
-
-/** numbers += Σ differences of column k · shares[k], of the first `count` columns of a tile. */
-function addShares(numbers: Float64Array, differences: Float64Array, shares: Float64Array, count: number): void {
-  const height = numbers.length;
-  let k = 0;
-  for (; k + 8 <= count; k += 8) {
-    const [s0, s1, s2, s3] = [shares[k], shares[k + 1], shares[k + 2], shares[k + 3]];
-    const [s4, s5, s6, s7] = [shares[k + 4], shares[k + 5], shares[k + 6], shares[k + 7]];
-    const a = k * stride;
-    const b = a + stride;
-    const c = b + stride;
-    const d = c + stride;
-    const e = d + stride;
-    const f = e + stride;
-    const g = f + stride;
-    const h = g + stride;
-    for (let row = 0; row < height; row++) {
-      numbers[row] +=
-        differences[a + row] * s0 +
-        differences[b + row] * s1 +
-        differences[c + row] * s2 +
-        differences[d + row] * s3 +
-        differences[e + row] * s4 +
-        differences[f + row] * s5 +
-        differences[g + row] * s6 +
-        differences[h + row] * s7;
-    }
-  }
-  for (; k < count; k++) {
-    const share = shares[k];
-    const from = k * stride;
-    for (let row = 0; row < height; row++) numbers[row] += differences[from + row] * share;
+    const feed = await residuals.times(factor.upper, first, last, first);
+    const block = takeBlock(choice, residuals, rows, first, last);
+    const upper = squareOf(factor.upper, columns, first, last);
+    rounding.choose(block, feed, upper, factor.pivots.subarray(first, last), kernel);
+    putBlock(choice, residuals, block, first);
   }
 }
 
@@ -349,7 +234,7 @@ async function refitOnce(
   least: number,
   reduceRange: boolean,
 ): Promise<{ readonly matrix: QuantizedMatrix; readonly loss: number } | undefined> {
-  const { rows, columns, curvature, products } = workshop;
+  const { rows, columns, curvature, products, kernel } = workshop;
   const difference = differences(matrix, workshop);
   const rounding = roundingOf(matrix, reduceRange);
   const fitted = await refitScales(matrix, rounding, difference, curvature, products, least);
@@ -365,6 +250,7 @@ async function refitOnce(
     rounding: roundingOf(fitted, reduceRange),
     curvature,
     blockSize,
+    kernel,
   };
   await descend(choice, 1);
   return { matrix: { ...fitted, codes: inOwnOrder(codes, rows, columns, curvature.order) }, loss: sum(losses) };

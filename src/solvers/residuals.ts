@@ -68,6 +68,27 @@ export class Residuals {
     return new Residuals(values, some.length, this.columns, undefined, this.#products, this.#least);
   }
 
+  /** Columns of one panel, of the rows that count: rows·(last − first) numbers. */
+  take(first: number, last: number): Float32Array {
+    const { panel, width, offset } = this.panelOf(first);
+    const count = last - first;
+    const taken = new Float32Array(this.rows * count);
+    for (let row = 0; row < this.rows; row++) {
+      const from = row * width + offset;
+      for (let i = 0; i < count; i++) taken[row * count + i] = panel[from + i];
+    }
+    return taken;
+  }
+
+  /** The inverse of `take`. */
+  put(first: number, count: number, values: Float32Array): void {
+    const { panel, width, offset } = this.panelOf(first);
+    for (let row = 0; row < this.rows; row++) {
+      const to = row * width + offset;
+      for (let i = 0; i < count; i++) panel[to + i] = values[row * count + i];
+    }
+  }
+
   /** The panel of a column, the panel's width, and where in its rows the column is. */
   panelOf(column: number): { readonly panel: Float32Array; readonly width: number; readonly offset: number } {
     const index = Math.floor(column / panelWidth);

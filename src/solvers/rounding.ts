@@ -1,15 +1,25 @@
 /** Rounding one number at a time to the codes of a quantized matrix whose scales, zero points and tables stay. */
-import { roundHalfToEven, roundingMagic } from '../base/round.ts';
+import { roundHalfToEven } from '../base/round.ts';
 import { formatOf } from '../formats/index.ts';
 import type { QuantizedMatrix } from '../formats/quantized.ts';
-import { dequantizeValue, Levels, levelsOf, quantizeValue } from '../kernel/index.ts';
+import {
+  type CodeBlock,
+  chooseCodes,
+  dequantizeValue,
+  improveCodes,
+  type Kernel,
+  Levels,
+  levelsOf,
+  quantizeValue,
+  type Rounder,
+} from '../kernel/index.ts';
 import { allowedCodes } from './groups.ts';
 
 /** `block` is the column divided by the block size, rounded down. */
-export abstract class Rounding {
+export abstract class Rounding implements Rounder {
   /** Parameters of one row; 0 where one serves all. */
-  protected readonly perRow: number;
-  protected readonly scales: Float32Array;
+  readonly perRow: number;
+  readonly scales: Float32Array;
   /** How many scales an element has. */
   readonly parts: number = 1;
 
@@ -25,21 +35,22 @@ export abstract class Rounding {
   /** What scale `part` of a code is multiplied with. */
   abstract unit(row: number, block: number, code: number, part: number): number;
 
-  /** `nearest` and `value` of as many rows as there are numbers, from `row` on. */
-  column(row: number, block: number, numbers: Float64Array, codes: Int32Array, values: Float64Array): void {
-    for (let i = 0; i < numbers.length; i++) {
-      const code = this.nearest(row + i, block, numbers[i]);
-      codes[i] = code;
-      values[i] = this.value(row + i, block, code);
-    }
+  /** `Kernel.chooseCodes` with this rounding. */
+  choose(block: CodeBlock, feed: Float32Array, upper: Float32Array, pivots: Float64Array, _: Kernel): void {
+    chooseCodes(block, this, feed, upper, pivots);
+  }
+
+  /** `Kernel.improveCodes` with this rounding. */
+  improve(block: CodeBlock, gradients: Float32Array, curvature: Float32Array, _: Kernel): number {
+    return improveCodes(block, this, gradients, curvature);
   }
 }
 
 /** Integers: any zero points. */
 class IntegerRounding extends Rounding {
-  protected readonly zeroPoints: Float32Array;
-  protected readonly min: number;
-  protected readonly max: number;
+  readonly zeroPoints: Float32Array;
+  readonly min: number;
+  readonly max: number;
 
   constructor(matrix: QuantizedMatrix, reduceRange: boolean) {
     super(matrix);
@@ -66,22 +77,20 @@ class IntegerRounding extends Rounding {
   }
 }
 
-/** Integers with integer zero points: `quantizeValue` without its cases. */
+/** Integers with integer zero points, by kernel. */
 class PlainIntegerRounding extends IntegerRounding {
-  override column(row: number, block: number, numbers: Float64Array, codes: Int32Array, values: Float64Array): void {
-    const { scales, zeroPoints, min, max, perRow } = this;
-    let index = row * perRow + block;
-    for (let i = 0; i < numbers.length; i++) {
-      const scale = scales[index];
-      const zeroPoint = zeroPoints[index];
-      // Beyond 2^51, where this does not round, codes are clamped all the same.
-      let code = Math.fround(numbers[i] / scale) + roundingMagic - roundingMagic + zeroPoint;
-      if (!(code > min)) code = min;
-      else if (code > max) code = max;
-      codes[i] = code;
-      values[i] = Math.fround((code - zeroPoint) * scale);
-      index += perRow;
-    }
+  override choose(
+    block: CodeBlock,
+    feed: Float32Array,
+    upper: Float32Array,
+    pivots: Float64Array,
+    kernel: Kernel,
+  ): void {
+    kernel.chooseCodes(block, this, feed, upper, pivots);
+  }
+
+  override improve(block: CodeBlock, gradients: Float32Array, curvature: Float32Array, kernel: Kernel): number {
+    return kernel.improveCodes(block, this, gradients, curvature);
   }
 }
 

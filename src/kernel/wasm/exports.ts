@@ -115,5 +115,38 @@ export interface Exports {
   ): void;
   columnSums(values: number, rows: number, channels: number, sums: number, squares: number): void;
   countBins(values: number, length: number, inverseStride: number, first: number, bins: number, tables: number): void;
+  chooseCodes(
+    residuals: number,
+    feed: number,
+    rows: number,
+    columns: number,
+    upper: number,
+    pivots: number,
+    parameters: number,
+    perRow: number,
+    scales: number,
+    zeroPoints: number,
+    lowest: number,
+    highest: number,
+    codes: number,
+    kind: number,
+    losses: number,
+  ): void;
+  improveCodes(
+    residuals: number,
+    gradients: number,
+    rows: number,
+    columns: number,
+    curvature: number,
+    parameters: number,
+    perRow: number,
+    scales: number,
+    zeroPoints: number,
+    lowest: number,
+    highest: number,
+    codes: number,
+    kind: number,
+    losses: number,
+  ): number;
   products(values: number, rows: number, columns: number, column: number, other: number, out: number): void;
 }
