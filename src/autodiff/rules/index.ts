@@ -8,6 +8,7 @@ import { poolingRules } from './pooling.ts';
 import { productRules } from './product.ts';
 import { quantizationRules } from './quantization.ts';
 import { reductionRules } from './reduction.ts';
+import { resizeRules } from './resize.ts';
 import type { Rule, Rules } from './rule.ts';
 
 const rules: Rules = {
@@ -19,6 +20,7 @@ const rules: Rules = {
   ...productRules,
   ...quantizationRules,
   ...reductionRules,
+  ...resizeRules,
 };
 
 /** Operators whose gradient is known; those of ONNX Runtime's domain as `com.microsoft:Operator`. */
