@@ -24,6 +24,88 @@ function pass(row: usize, shares: usize, factor: f32, column: i32, columns: i32)
   }
 }
 
+/** One number of each of four rows. */
+function gather(at: usize, a: usize, b: usize, c: usize, d: usize): v128 {
+  const two = v128.load_lane<f32>(at + b, v128.load32_zero(at + a), 1);
+  return v128.load_lane<f32>(at + d, v128.load_lane<f32>(at + c, two, 2), 3);
+}
+
+/** pivot·rest² of two rows, added to their losses. */
+function lose(losses: usize, wanted: v128, values: v128, pivot: v128): void {
+  const rest = f64x2.sub(f64x2.promote_low_f32x4(wanted), f64x2.promote_low_f32x4(values));
+  v128.store(losses, f64x2.add(v128.load(losses), f64x2.mul(f64x2.mul(pivot, rest), rest)));
+}
+
+/** Four rows of `chooseCodes` at once, of a multiple of four columns. */
+function chooseFour(
+  residuals: usize,
+  feed: usize,
+  columns: i32,
+  upper: usize,
+  pivots: usize,
+  parameters: usize,
+  perRow: i32,
+  scales: usize,
+  zeroPoints: usize,
+  lowest: f32,
+  highest: f32,
+  codes: usize,
+  kind: i32,
+  losses: usize,
+): void {
+  const size = <usize>columns;
+  const row = size << 2;
+  const step = (<usize>perRow) << 2;
+  const width: usize = kind < 2 ? 1 : 2;
+  const lows = f32x4.splat(lowest);
+  const highs = f32x4.splat(highest);
+  for (let column: usize = 0; column < size; column++) {
+    const at = column << 2;
+    const parameter = (<usize>load<i32>(parameters + at)) << 2;
+    const scale = gather(scales + parameter, 0, step, step << 1, step * 3);
+    const zeroPoint = gather(zeroPoints + parameter, 0, step, step << 1, step * 3);
+    const weight = gather(residuals + at, 0, row, row << 1, row * 3);
+    const wanted = f32x4.add(weight, gather(feed + at, 0, row, row << 1, row * 3));
+    const near = f32x4.add(f32x4.nearest(f32x4.div(wanted, scale)), zeroPoint);
+    const code = f32x4.pmin(highs, f32x4.pmax(lows, near));
+    const value = f32x4.mul(f32x4.sub(code, zeroPoint), scale);
+    const pivot = v128.load64_splat(pivots + (at << 1));
+    lose(losses, wanted, value, pivot);
+    lose(
+      losses + 16,
+      v128.shuffle<u32>(wanted, wanted, 2, 3, 2, 3),
+      v128.shuffle<u32>(value, value, 2, 3, 2, 3),
+      pivot,
+    );
+    const integers = i32x4.trunc_sat_f32x4_s(code);
+    const first = codes + column * width;
+    storeCode(first, kind, i32x4.extract_lane(integers, 0));
+    storeCode(first + size * width, kind, i32x4.extract_lane(integers, 1));
+    storeCode(first + ((size * width) << 1), kind, i32x4.extract_lane(integers, 2));
+    storeCode(first + size * width * 3, kind, i32x4.extract_lane(integers, 3));
+    const residual = f32x4.sub(weight, value);
+    v128.store_lane<f32>(residuals + at, residual, 0);
+    v128.store_lane<f32>(residuals + at + row, residual, 1);
+    v128.store_lane<f32>(residuals + at + (row << 1), residual, 2);
+    v128.store_lane<f32>(residuals + at + row * 3, residual, 3);
+    const a = v128.shuffle<u32>(residual, residual, 0, 0, 0, 0);
+    const b = v128.shuffle<u32>(residual, residual, 1, 1, 1, 1);
+    const c = v128.shuffle<u32>(residual, residual, 2, 2, 2, 2);
+    const d = v128.shuffle<u32>(residual, residual, 3, 3, 3, 3);
+    const own = upper + at * size;
+    // From the vector in which the next column lies.
+    for (let k = ((column + 1) & ~3) << 2; k < row; k += 16) {
+      const shares = v128.load(own + k);
+      const to = feed + k;
+      v128.store(to, f32x4.add(v128.load(to), f32x4.mul(a, shares)));
+      v128.store(to + row, f32x4.add(v128.load(to + row), f32x4.mul(b, shares)));
+      const next = to + (row << 1);
+      v128.store(next, f32x4.add(v128.load(next), f32x4.mul(c, shares)));
+      v128.store(next + row, f32x4.add(v128.load(next + row), f32x4.mul(d, shares)));
+    }
+  }
+}
+
 /** @param feed what columns before `columns` add to each number; what later columns add is scratch */
 export function chooseCodes(
   residuals: usize,
@@ -44,7 +126,33 @@ export function chooseCodes(
 ): void {
   const width: usize = kind < 2 ? 1 : 2;
   const bytes = (<usize>columns) << 2;
-  for (let row = 0; row < rows; row++) {
+  const step = (<usize>perRow) << 2;
+  let row = 0;
+  for (const fours = columns % 4 === 0 ? rows & ~3 : 0; row < fours; row += 4) {
+    chooseFour(
+      residuals,
+      feed,
+      columns,
+      upper,
+      pivots,
+      parameters,
+      perRow,
+      scales,
+      zeroPoints,
+      lowest,
+      highest,
+      codes,
+      kind,
+      losses,
+    );
+    residuals += bytes << 2;
+    feed += bytes << 2;
+    scales += step << 2;
+    zeroPoints += step << 2;
+    codes += (<usize>columns * width) << 2;
+    losses += 32;
+  }
+  for (; row < rows; row++) {
     let loss = load<f64>(losses);
     for (let column = 0; column < columns; column++) {
       const at = (<usize>column) << 2;
@@ -67,8 +175,8 @@ export function chooseCodes(
     losses += 8;
     residuals += bytes;
     feed += bytes;
-    scales += (<usize>perRow) << 2;
-    zeroPoints += (<usize>perRow) << 2;
+    scales += step;
+    zeroPoints += step;
   }
 }
 

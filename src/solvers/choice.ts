@@ -51,7 +51,7 @@ export function takeBlock(
 /** Puts codes and residuals of a block back; losses are shared. */
 export function putBlock({ codes, curvature }: Choice, residuals: Residuals, block: CodeBlock, first: number): void {
   const width = block.parameters.length;
-  residuals.put(first, width, block.residuals);
+  residuals.put(first, first + width, block.residuals);
   for (let own = 0; own < block.rows.length; own++) {
     const to = block.rows[own] * curvature.columns + first;
     for (let i = 0; i < width; i++) codes[to + i] = block.codes[own * width + i];

@@ -98,7 +98,7 @@ export async function compensate(
   matrix = { ...matrix, codes: inOwnOrder(codes, rows, columns, order) };
   let loss = sum(losses);
   if (refit) {
-    const refitted = await refitOnce(matrix, workshop, least, reduceRange);
+    const refitted = await refitOnce(matrix, choice, workshop, least, reduceRange);
     if (refitted && refitted.loss < loss) ({ matrix, loss } = refitted);
   }
   if (!Number.isFinite(loss) || !Number.isFinite(sum(before))) return failed('the loss is not finite');
@@ -169,10 +169,9 @@ function keepBetter(choice: Choice, { codes }: QuantizedMatrix, { target }: Work
     for (let i = 0; i < columns; i++) {
       const column = curvature.order[i];
       const code = codes[row * columns + column];
-      const { panel, width, offset } = residuals.panelOf(i);
       choice.codes[row * columns + i] = code;
       const value = rounding.value(row, Math.floor(column / blockSize), code);
-      panel[row * width + offset] = target[row * columns + column] - value;
+      residuals.set(row, i, target[row * columns + column] - value);
     }
   }
 }
@@ -230,30 +229,21 @@ async function chooseCodes(choice: Choice): Promise<void> {
 /** Scales fitted to the codes, then one pass of coordinate descent; undefined where no scale can be fitted. */
 async function refitOnce(
   matrix: QuantizedMatrix,
+  { losses, curvature, kernel }: Choice,
   workshop: Workshop,
   least: number,
   reduceRange: boolean,
 ): Promise<{ readonly matrix: QuantizedMatrix; readonly loss: number } | undefined> {
-  const { rows, columns, curvature, products, kernel } = workshop;
-  const difference = differences(matrix, workshop);
-  const rounding = roundingOf(matrix, reduceRange);
-  const fitted = await refitScales(matrix, rounding, difference, curvature, products, least);
+  const { rows, columns, products } = workshop;
+  const { order } = curvature;
+  const own = new Residuals(differences(matrix, workshop), rows, columns, undefined, products, least);
+  const fitted = await refitScales(matrix, roundingOf(matrix, reduceRange), own, losses, curvature, products);
   if (!fitted) return undefined;
-  const residuals = new Residuals(differences(fitted, workshop), rows, columns, curvature.order, products, least);
-  const losses = await measure(residuals, curvature);
-  const codes = inOrder(fitted.codes, rows, columns, curvature.order);
-  const { blockSize } = fitted;
-  const choice: Choice = {
-    codes,
-    residuals,
-    losses,
-    rounding: roundingOf(fitted, reduceRange),
-    curvature,
-    blockSize,
-    kernel,
-  };
-  await descend(choice, 1);
-  return { matrix: { ...fitted, codes: inOwnOrder(codes, rows, columns, curvature.order) }, loss: sum(losses) };
+  const residuals = new Residuals(differences(fitted, workshop), rows, columns, order, products, least);
+  const codes = inOrder(fitted.codes, rows, columns, order);
+  const rounding = roundingOf(fitted, reduceRange);
+  await descend({ codes, residuals, losses, rounding, curvature, blockSize: fitted.blockSize, kernel }, 1);
+  return { matrix: { ...fitted, codes: inOwnOrder(codes, rows, columns, order) }, loss: sum(losses) };
 }
 
 /**

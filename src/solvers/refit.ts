@@ -5,7 +5,7 @@ import type { QuantizedMatrix } from '../formats/quantized.ts';
 import type { ScaleType } from '../formats/scheme.ts';
 import type { Curvature } from './curvature.ts';
 import type { MatrixProducts } from './factorize.ts';
-import { Residuals } from './residuals.ts';
+import type { Residuals } from './residuals.ts';
 import type { Rounding } from './rounding.ts';
 import { fitsHalf, powerScale, roundPlain, shortScales } from './scales.ts';
 
@@ -33,29 +33,25 @@ function storedScale(wanted: number, type: ScaleType, factor: number): number | 
 
 /**
  * One pass over all groups: the scale s of units u becomes s + (u·Gᵀ) / (u·H·uᵀ) with the gradient G = Δ·H, rounded as it
- * is stored, where that loses less (least squares for one scale at a time; ALGORITHMS 3.6 d). Zero points stay.
- * @param difference target less quantized values, row-major
+ * is stored, where that loses less: the normal equations of a row's scales, solved by one round of Gauss–Seidel (ALGORITHMS
+ * 3.6 d). Zero points stay.
+ * @param residuals target less quantized values, columns in their own order; kept up to date but for rounding
+ * @param losses Δ·H·Δᵀ of each row; they fall by what is gained
  * @returns undefined where a scale serves the whole matrix, or a table needs none
  */
 export async function refitScales(
   matrix: QuantizedMatrix,
   rounding: Rounding,
-  difference: Float32Array,
+  residuals: Residuals,
+  losses: Float64Array,
   { matrix: ordered, order }: Curvature,
   products: MatrixProducts,
-  least: number,
 ): Promise<QuantizedMatrix | undefined> {
   const { rows, columns, blockSize, scheme, codes, factors } = matrix;
   const kind = scheme.granularity.kind;
   if (kind === 'tensor') return undefined;
   if (formatOf(scheme.format).kind === 'codebook' && kind !== 'block') return undefined;
-  const hessian = new Float32Array(columns * columns);
-  for (let i = 0; i < columns; i++) {
-    for (let j = 0; j < columns; j++) hessian[order[i] * columns + order[j]] = ordered[i * columns + j];
-  }
-  const residuals = new Residuals(difference, rows, columns, undefined, products, least);
-  const { height } = residuals;
-  const { parts } = rounding;
+  const hessian = inOwnOrder(ordered, order);
   const perRow = Math.ceil(columns / blockSize);
   const scales = matrix.scales.slice();
   const step = Math.max(1, Math.floor(width / blockSize)) * blockSize;
@@ -63,6 +59,7 @@ export async function refitScales(
     const last = Math.min(first + step, columns);
     const count = last - first;
     const gradients = await residuals.times(hessian, first, last);
+    const deltas = residuals.take(first, last);
     for (let start = first; start < last; start += blockSize) {
       const end = Math.min(start + blockSize, last);
       const size = end - start;
@@ -72,39 +69,51 @@ export async function refitScales(
         const from = (start + i) * columns;
         right.set(hessian.subarray(from + first, from + last), i * count);
       }
-      for (let part = 0; part < parts; part++) {
-        const units = new Float32Array(height * size);
+      for (let part = 0; part < rounding.parts; part++) {
+        const units = new Float32Array(residuals.height * size);
         for (let row = 0; row < rows; row++) {
           for (let i = 0; i < size; i++) {
             units[row * size + i] = rounding.unit(row, block, codes[row * columns + start + i], part);
           }
         }
-        const slopes = await products.multiply(units, right, height, size, count);
+        const slopes = await products.multiply(units, right, residuals.height, size, count);
         for (let row = 0; row < rows; row++) {
+          const from = row * count;
+          const own = from + start - first;
           let along = 0;
           let curve = 0;
-          const own = row * count + start - first;
           for (let i = 0; i < size; i++) {
             const unit = units[row * size + i];
             along += unit * gradients[own + i];
             curve += unit * slopes[own + i];
           }
-          const index = (row * perRow + block) * parts + part;
+          const index = (row * perRow + block) * rounding.parts + part;
           const scale = scales[index];
           const factor = factors === undefined ? 1 : factors.length === 1 ? factors[0] : factors[row];
           const better = curve > 0 ? storedScale(scale + along / curve, scheme.scaleType, factor) : undefined;
           if (better === undefined || Math.sign(better) !== Math.sign(scale)) continue;
           const change = better - scale;
-          if (!(change * (change * curve - 2 * along) < 0)) continue;
+          const loss = change * (change * curve - 2 * along);
+          if (!(loss < 0)) continue;
           scales[index] = better;
-          for (let i = 0; i < count; i++) gradients[row * count + i] -= change * slopes[row * count + i];
-          for (let i = 0; i < size; i++) {
-            const { panel, width: panelWidth, offset } = residuals.panelOf(start + i);
-            panel[row * panelWidth + offset] -= change * units[row * size + i];
-          }
+          losses[row] += loss;
+          for (let i = 0; i < count; i++) gradients[from + i] -= change * slopes[from + i];
+          for (let i = 0; i < size; i++) deltas[own + i] -= change * units[row * size + i];
         }
       }
     }
+    residuals.put(first, last, deltas);
   }
   return { ...matrix, scales };
+}
+
+/** A symmetric matrix with its rows and columns put back from some order. */
+function inOwnOrder(ordered: Float32Array, order: Int32Array): Float32Array {
+  const columns = order.length;
+  const own = new Float32Array(ordered.length);
+  for (let i = 0; i < columns; i++) {
+    const to = order[i] * columns;
+    for (let j = 0; j < columns; j++) own[to + order[j]] = ordered[i * columns + j];
+  }
+  return own;
 }

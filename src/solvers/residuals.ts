@@ -15,6 +15,13 @@ function gather(numbers: Float32Array, order: Int32Array, first: number, found: 
   for (let i = 0; i < found.length; i++) found[i] = numbers[order[first + i]];
 }
 
+/** A panel, its width, and where in its rows a column is. */
+interface Panel {
+  readonly panel: Float32Array;
+  readonly width: number;
+  readonly offset: number;
+}
+
 export class Residuals {
   readonly rows: number;
   readonly columns: number;
@@ -68,29 +75,46 @@ export class Residuals {
     return new Residuals(values, some.length, this.columns, undefined, this.#products, this.#least);
   }
 
-  /** Columns of one panel, of the rows that count: rows·(last − first) numbers. */
+  /** A copy of some columns: rows·(last − first) numbers, row-major. */
   take(first: number, last: number): Float32Array {
-    const { panel, width, offset } = this.panelOf(first);
-    const count = last - first;
-    const taken = new Float32Array(this.rows * count);
-    for (let row = 0; row < this.rows; row++) {
-      const from = row * width + offset;
-      for (let i = 0; i < count; i++) taken[row * count + i] = panel[from + i];
+    const taken = new Float32Array(this.rows * (last - first));
+    for (const { panel, width, offset, place, count } of this.#pieces(first, last)) {
+      for (let row = 0; row < this.rows; row++) {
+        const from = row * width + offset;
+        const to = row * (last - first) + place;
+        for (let i = 0; i < count; i++) taken[to + i] = panel[from + i];
+      }
     }
     return taken;
   }
 
   /** The inverse of `take`. */
-  put(first: number, count: number, values: Float32Array): void {
-    const { panel, width, offset } = this.panelOf(first);
-    for (let row = 0; row < this.rows; row++) {
-      const to = row * width + offset;
-      for (let i = 0; i < count; i++) panel[to + i] = values[row * count + i];
+  put(first: number, last: number, values: Float32Array): void {
+    for (const { panel, width, offset, place, count } of this.#pieces(first, last)) {
+      for (let row = 0; row < this.rows; row++) {
+        const from = row * (last - first) + place;
+        const to = row * width + offset;
+        for (let i = 0; i < count; i++) panel[to + i] = values[from + i];
+      }
     }
   }
 
-  /** The panel of a column, the panel's width, and where in its rows the column is. */
-  panelOf(column: number): { readonly panel: Float32Array; readonly width: number; readonly offset: number } {
+  set(row: number, column: number, value: number): void {
+    const { panel, width, offset } = this.#panelOf(column);
+    panel[row * width + offset] = value;
+  }
+
+  /** The columns `first` to `last` panel by panel: where they begin there, and in a copy of all of them. */
+  *#pieces(first: number, last: number): Generator<Panel & { readonly place: number; readonly count: number }> {
+    for (let start = first; start < last; ) {
+      const own = this.#panelOf(start);
+      const count = Math.min(last - start, own.width - own.offset);
+      yield { ...own, place: start - first, count };
+      start += count;
+    }
+  }
+
+  #panelOf(column: number): Panel {
     const index = Math.floor(column / panelWidth);
     const width = Math.min(panelWidth, this.columns - index * panelWidth);
     return { panel: this.#panels[index], width, offset: column - index * panelWidth };
@@ -105,7 +129,7 @@ export class Residuals {
     const count = last - first;
     let sum: Float32Array | undefined;
     for (let start = 0; start < limit; start += panelWidth) {
-      const { panel, width } = this.panelOf(start);
+      const { panel, width } = this.#panelOf(start);
       const right = new Float32Array(width * count);
       for (let i = 0; i < Math.min(width, limit - start); i++) {
         const from = (start + i) * columns;
