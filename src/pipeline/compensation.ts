@@ -14,7 +14,7 @@ import { type SolveOptions, solverOf } from '../solvers/index.ts';
 import { toMatrix } from '../tensor/matrix-view.ts';
 import { withBiasRoom } from './bias-room.ts';
 import type { CorrectionTarget } from './correction-targets.ts';
-import { type CrossMoments, collectCrossMoments, momentKey } from './moments.ts';
+import { collectCrossMoments, collectMoments, type Moments, momentKey } from './moments.ts';
 import type { Planning } from './plan.ts';
 import type { Simulation } from './simulate.ts';
 
@@ -76,14 +76,20 @@ export function createCompensator(options: CompensationOptions): Compensator {
         const twin = own.get(target.tensor);
         return twin ? [{ target, twin }] : refuse('the float model has no such layer');
       });
-      const moments = await collectCrossMoments(
-        reference.model,
-        simulation.model,
-        targets.map(({ twin }) => twin),
-        samples,
-        runtime,
-        { ...(threads ? { threads } : {}), ...(signal ? { signal } : {}), maxColumns },
-      );
+      const settings = { ...(threads ? { threads } : {}), ...(signal ? { signal } : {}), maxColumns };
+      const layers = targets.map(({ twin }) => twin);
+      // The noise of quantized activations is nothing that weights could make up for: they would only shrink.
+      const moments: Map<string, LayerMoments[]> = simulation.hasFloatActivations
+        ? await collectCrossMoments(reference.model, simulation.model, layers, samples, runtime, settings)
+        : wrapped(
+            await collectMoments(
+              simulation.model,
+              targets.map(({ target }) => target),
+              samples,
+              runtime,
+              settings,
+            ),
+          );
       for (const { target, twin } of targets) {
         const { name } = target.weight.value;
         const found = moments.get(momentKey(twin));
@@ -107,6 +113,16 @@ export function createCompensator(options: CompensationOptions): Compensator {
   };
 }
 
+/** Of the inputs of some rows, and how they go with those of the float model where the rows are aimed anew. */
+interface LayerMoments {
+  readonly moments: Moments;
+  readonly cross?: Float32Array;
+}
+
+function wrapped(found: ReadonlyMap<string, readonly Moments[]>): Map<string, LayerMoments[]> {
+  return new Map([...found].map(([name, parts]) => [name, parts.map((moments) => ({ moments }))]));
+}
+
 /** Whether scales and codes meet integer arithmetic. */
 function isInteger(lowering: LoweringId | undefined): boolean {
   return lowering === 'qdq' || lowering === 'qoperator' || lowering === 'dynamic';
@@ -116,7 +132,7 @@ function isInteger(lowering: LoweringId | undefined): boolean {
 async function compensateWeight(
   { weight }: CorrectionTarget,
   scheme: Scheme,
-  parts: readonly CrossMoments[],
+  parts: readonly LayerMoments[],
   products: Products,
   limits: Pick<SolveOptions, 'reduceRange' | 'positiveScale'>,
 ): Promise<QuantizedMatrix | string> {
@@ -130,7 +146,7 @@ async function compensateWeight(
     for (const [index, { moments, cross }] of parts.entries()) {
       const part = values.subarray(index * height * columns, (index + 1) * height * columns);
       const target =
-        moments.count < samplesPerColumn * columns
+        !cross || moments.count < samplesPerColumn * columns
           ? part
           : await retarget(part, height, columns, cross, moments, retargetDamping, { products });
       const importance = Float32Array.from({ length: columns }, (_, i) => Math.max(moments.moment[i * columns + i], 0));
