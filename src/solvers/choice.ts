@@ -26,9 +26,27 @@ export function countTo(count: number): Int32Array {
 }
 
 /**
- * Copies of the columns `first` to `last` of some rows.
+ * Copies of the columns `first` to `last` of some rows, with room for their codes.
  * @param residuals of these rows alone
  */
+export function openBlock(
+  { codes, curvature, blockSize, losses }: Choice,
+  residuals: Residuals,
+  rows: Int32Array,
+  first: number,
+  last: number,
+): CodeBlock {
+  const Room = codes.constructor as new (length: number) => Codes;
+  return {
+    rows,
+    parameters: Int32Array.from({ length: last - first }, (_, i) => Math.floor(curvature.order[first + i] / blockSize)),
+    residuals: residuals.take(first, last),
+    codes: new Room(rows.length * (last - first)),
+    losses,
+  };
+}
+
+/** The same with their codes. */
 export function takeBlock(
   choice: Choice,
   residuals: Residuals,
@@ -36,16 +54,13 @@ export function takeBlock(
   first: number,
   last: number,
 ): CodeBlock {
-  const { codes, curvature, blockSize, losses } = choice;
-  const { columns, order } = curvature;
+  const block = openBlock(choice, residuals, rows, first, last);
   const width = last - first;
-  const taken = new (codes.constructor as new (length: number) => Codes)(rows.length * width);
   for (let own = 0; own < rows.length; own++) {
-    const from = rows[own] * columns + first;
-    for (let i = 0; i < width; i++) taken[own * width + i] = codes[from + i];
+    const from = rows[own] * choice.curvature.columns + first;
+    for (let i = 0; i < width; i++) block.codes[own * width + i] = choice.codes[from + i];
   }
-  const parameters = Int32Array.from({ length: width }, (_, i) => Math.floor(order[first + i] / blockSize));
-  return { rows, parameters, residuals: residuals.take(first, last), codes: taken, losses };
+  return block;
 }
 
 /** Puts codes and residuals of a block back; losses are shared. */

@@ -10,7 +10,7 @@ import { HalftoneError } from '../base/errors.ts';
 import { formatOf } from '../formats/index.ts';
 import { createCodes, type QuantizedMatrix } from '../formats/quantized.ts';
 import { bestKernel, dequantizeMatrix, type Kernel } from '../kernel/index.ts';
-import { type Choice, countTo, putBlock, squareOf, takeBlock } from './choice.ts';
+import { type Choice, countTo, openBlock, putBlock, squareOf } from './choice.ts';
 import { type Curvature, type CurvatureOptions, type Moments, prepareCurvature } from './curvature.ts';
 import { descend } from './descent.ts';
 import { allFinite, factorize, type MatrixProducts, plainProducts, solveRight } from './factorize.ts';
@@ -219,7 +219,7 @@ async function chooseCodes(choice: Choice): Promise<void> {
   for (let first = 0; first < columns; first += blockWidth) {
     const last = Math.min(first + blockWidth, columns);
     const feed = await residuals.times(factor.upper, first, last, first);
-    const block = takeBlock(choice, residuals, rows, first, last);
+    const block = openBlock(choice, residuals, rows, first, last);
     const upper = squareOf(factor.upper, columns, first, last);
     rounding.choose(block, feed, upper, factor.pivots.subarray(first, last), kernel);
     putBlock(choice, residuals, block, first);
