@@ -226,7 +226,7 @@ async function chooseCodes(choice: Choice): Promise<void> {
   }
 }
 
-/** Scales fitted to the codes, then one pass of coordinate descent; undefined where no scale can be fitted. */
+/** Scales fitted to the codes, with one pass of coordinate descent; undefined where no scale can be fitted. */
 async function refitOnce(
   matrix: QuantizedMatrix,
   { losses, curvature, kernel }: Choice,
@@ -237,8 +237,10 @@ async function refitOnce(
   const { rows, columns, products } = workshop;
   const { order } = curvature;
   const own = new Residuals(differences(matrix, workshop), rows, columns, undefined, products, least);
-  const fitted = await refitScales(matrix, roundingOf(matrix, reduceRange), own, losses, curvature, products);
-  if (!fitted) return undefined;
+  const found = await refitScales(matrix, own, losses, curvature, { products, kernel, reduceRange });
+  if (!found) return undefined;
+  const { matrix: fitted, descended } = found;
+  if (descended) return { matrix: fitted, loss: sum(losses) };
   const residuals = new Residuals(differences(fitted, workshop), rows, columns, order, products, least);
   const codes = inOrder(fitted.codes, rows, columns, order);
   const rounding = roundingOf(fitted, reduceRange);

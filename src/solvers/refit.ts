@@ -1,16 +1,25 @@
 /** Scales that fit codes best, once the codes are chosen for what a layer's inputs are. */
 import { roundHalfToEven } from '../base/round.ts';
 import { formatOf } from '../formats/index.ts';
-import type { QuantizedMatrix } from '../formats/quantized.ts';
+import type { Codes, QuantizedMatrix } from '../formats/quantized.ts';
 import type { ScaleType } from '../formats/scheme.ts';
+import type { CodeBlock, Kernel } from '../kernel/index.ts';
+import { countTo, squareOf } from './choice.ts';
 import type { Curvature } from './curvature.ts';
 import type { MatrixProducts } from './factorize.ts';
 import type { Residuals } from './residuals.ts';
-import type { Rounding } from './rounding.ts';
+import { roundingOf } from './rounding.ts';
 import { fitsHalf, powerScale, roundPlain, shortScales } from './scales.ts';
 
 /** Columns whose gradients are computed at a time, at least a group. */
 const width = 128;
+
+export interface RefitOptions {
+  readonly products: MatrixProducts;
+  readonly kernel: Kernel;
+  /** Whether only half of the codes of 8-bit formats may be used. */
+  readonly reduceRange: boolean;
+}
 
 /** The scale as stored, or undefined where its type has none that comes near. */
 function storedScale(wanted: number, type: ScaleType, factor: number): number | undefined {
@@ -34,26 +43,29 @@ function storedScale(wanted: number, type: ScaleType, factor: number): number | 
 /**
  * One pass over all groups: the scale s of units u becomes s + (u·Gᵀ) / (u·H·uᵀ) with the gradient G = Δ·H, rounded as it
  * is stored, where that loses less: the normal equations of a row's scales, solved by one round of Gauss–Seidel (ALGORITHMS
- * 3.6 d). Zero points stay.
+ * 3.6 d). Zero points stay. As gradients are known, codes become better ones as in `descend`, unless groups are too wide.
  * @param residuals target less quantized values, columns in their own order; kept up to date but for rounding
  * @param losses Δ·H·Δᵀ of each row; they fall by what is gained
  * @returns undefined where a scale serves the whole matrix, or a table needs none
  */
 export async function refitScales(
   matrix: QuantizedMatrix,
-  rounding: Rounding,
   residuals: Residuals,
   losses: Float64Array,
   { matrix: ordered, order }: Curvature,
-  products: MatrixProducts,
-): Promise<QuantizedMatrix | undefined> {
-  const { rows, columns, blockSize, scheme, codes, factors } = matrix;
+  { products, kernel, reduceRange }: RefitOptions,
+): Promise<{ readonly matrix: QuantizedMatrix; readonly descended: boolean } | undefined> {
+  const { rows, columns, blockSize, scheme, factors } = matrix;
   const kind = scheme.granularity.kind;
   if (kind === 'tensor') return undefined;
   if (formatOf(scheme.format).kind === 'codebook' && kind !== 'block') return undefined;
   const hessian = inOwnOrder(ordered, order);
   const perRow = Math.ceil(columns / blockSize);
   const scales = matrix.scales.slice();
+  const codes = matrix.codes.slice();
+  const rounding = roundingOf({ ...matrix, scales }, reduceRange);
+  const descended = blockSize <= width;
+  const allRows = countTo(rows);
   const step = Math.max(1, Math.floor(width / blockSize)) * blockSize;
   for (let first = 0; first < columns; first += step) {
     const last = Math.min(first + step, columns);
@@ -96,15 +108,40 @@ export async function refitScales(
           const loss = change * (change * curve - 2 * along);
           if (!(loss < 0)) continue;
           scales[index] = better;
+          rounding.rescaled(row, block);
           losses[row] += loss;
           for (let i = 0; i < count; i++) gradients[from + i] -= change * slopes[from + i];
           for (let i = 0; i < size; i++) deltas[own + i] -= change * units[row * size + i];
         }
       }
     }
+    if (descended) {
+      const block: CodeBlock = {
+        rows: allRows,
+        parameters: countTo(count).map((i) => Math.floor((first + i) / blockSize)),
+        residuals: deltas,
+        codes: columnsOf(codes, columns, first, last),
+        losses,
+      };
+      rounding.improve(block, gradients, squareOf(hessian, columns, first, last), kernel);
+      for (let row = 0; row < rows; row++) {
+        codes.set(block.codes.subarray(row * count, (row + 1) * count), row * columns + first);
+      }
+    }
     residuals.put(first, last, deltas);
   }
-  return { ...matrix, scales };
+  return { matrix: { ...matrix, codes, scales }, descended };
+}
+
+/** Some columns of all rows. */
+function columnsOf(codes: Codes, columns: number, first: number, last: number): Codes {
+  const rows = codes.length / columns;
+  const width = last - first;
+  const some = codes.slice(0, rows * width);
+  for (let row = 0; row < rows; row++) {
+    some.set(codes.subarray(row * columns + first, row * columns + last), row * width);
+  }
+  return some;
 }
 
 /** A symmetric matrix with its rows and columns put back from some order. */

@@ -35,6 +35,9 @@ export abstract class Rounding implements Rounder {
   /** What scale `part` of a code is multiplied with. */
   abstract unit(row: number, block: number, code: number, part: number): number;
 
+  /** To be called when the scales of a block, which are read where they are, have changed. */
+  rescaled(_row: number, _block: number): void {}
+
   /** `Kernel.chooseCodes` with this rounding. */
   choose(block: CodeBlock, feed: Float32Array, upper: Float32Array, pivots: Float64Array, _: Kernel): void {
     chooseCodes(block, this, feed, upper, pivots);
@@ -136,31 +139,37 @@ class SignsRounding extends Rounding {
     super(matrix);
     const order = formatOf(matrix.scheme.format).bits;
     this.parts = order;
-    const { scales } = matrix;
-    const size = 2 ** order;
-    const length = (scales.length / order) * size;
+    const length = (matrix.scales.length / order) * 2 ** order;
     this.#values = new Float32Array(length);
     this.#codes = new Uint8Array(length);
     this.#borders = new Float64Array(length);
+    for (let index = 0; index * order < matrix.scales.length; index++) this.#prepare(index);
+  }
+
+  override rescaled(row: number, block: number): void {
+    this.#prepare(row * this.perRow + block);
+  }
+
+  /** The sums of one block. */
+  #prepare(index: number): void {
+    const { parts, scales } = this;
+    const size = 2 ** parts;
+    const start = index * size;
     const sums = new Float64Array(size);
-    const sorted = Array.from(sums.keys());
-    for (let start = 0, from = 0; start < length; start += size, from += order) {
-      for (let code = 0; code < size; code++) {
-        let sum = 0;
-        let value = 0;
-        for (let m = 0; m < order; m++) {
-          const signed = (code >> m) & 1 ? scales[from + m] : -scales[from + m];
-          sum += signed;
-          value = Math.fround(value + signed);
-        }
-        sums[code] = sum;
-        this.#values[start + code] = value;
+    for (let code = 0; code < size; code++) {
+      let value = 0;
+      for (let m = 0; m < parts; m++) {
+        const scale = scales[index * parts + m];
+        const signed = (code >> m) & 1 ? scale : -scale;
+        sums[code] += signed;
+        value = Math.fround(value + signed);
       }
-      sorted.sort((a, b) => sums[a] - sums[b] || a - b);
-      for (let place = 0; place < size; place++) {
-        this.#codes[start + place] = sorted[place];
-        if (place > 0) this.#borders[start + place] = (sums[sorted[place - 1]] + sums[sorted[place]]) / 2;
-      }
+      this.#values[start + code] = value;
+    }
+    const sorted = Array.from(sums.keys()).sort((a, b) => sums[a] - sums[b] || a - b);
+    for (let place = 0; place < size; place++) {
+      this.#codes[start + place] = sorted[place];
+      if (place > 0) this.#borders[start + place] = (sums[sorted[place - 1]] + sums[sorted[place]]) / 2;
     }
   }
 
