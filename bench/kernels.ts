@@ -5,7 +5,7 @@
 import { pathToFileURL } from 'node:url';
 import { createGaussian, createRandom } from '../src/base/random.ts';
 import { parseScheme } from '../src/formats/scheme.ts';
-import { createWasmKernel, type Grid, type Kernel, reference } from '../src/kernel/index.ts';
+import { type CodeBlock, createWasmKernel, type Grid, type Kernel, reference } from '../src/kernel/index.ts';
 import { rtn } from '../src/solvers/rtn.ts';
 import { search } from '../src/solvers/search.ts';
 import { table } from './report.ts';
@@ -181,6 +181,45 @@ const cases: readonly Case[] = [
   fitting(8, columns, true),
   fitting(8, columns, false),
   solving('search', 'int4:g32:sym'),
+  ...(['chooseCodes', 'improveCodes'] as const).map(
+    (name): Case => ({
+      name: `${name} int4 g32, 64 columns`,
+      share: 'part',
+      prepare(data) {
+        const { kernel, values } = data;
+        const { scales, zeroPoints } = blocksOf(data, int4, 32);
+        const width = 64;
+        const rows = Int32Array.from({ length: values.length / width }, (_, row) => row);
+        const block: CodeBlock = {
+          rows,
+          parameters: Int32Array.from({ length: width }, (_, column) => Math.floor(column / 32)),
+          residuals: values.slice(),
+          codes: new Int8Array(values.length),
+          losses: new Float64Array(rows.length),
+        };
+        const grids = { perRow: 2, scales, zeroPoints, min: -8, max: 7 };
+        const feed = new Float32Array(values.length);
+        const square = Float32Array.from(
+          { length: width ** 2 },
+          (_, i) => 0.9 ** Math.abs(Math.floor(i / width) - (i % width)),
+        );
+        const pivots = new Float64Array(width).fill(1);
+        const choose = () => {
+          block.residuals.set(values);
+          kernel.chooseCodes(block, grids, feed.fill(0), square, pivots);
+        };
+        choose();
+        const { residuals, codes } = { residuals: block.residuals.slice(), codes: block.codes.slice() };
+        const improve = () => {
+          block.residuals.set(residuals);
+          block.codes.set(codes);
+          feed.set(residuals);
+          kernel.improveCodes(block, grids, feed, square);
+        };
+        return name === 'chooseCodes' ? choose : improve;
+      },
+    }),
+  ),
   {
     name: 'transpose, 4 bytes',
     share: 'whole',
