@@ -292,6 +292,22 @@ describe('compensate', () => {
     await expect(compensate(values, rows, columns, start, { moments: other })).rejects.toThrow('moments: expected');
   });
 
+  it('gives the same with any number of threads', async () => {
+    const [height, width] = [140, 520];
+    const wide = gaussians(height * width, 51);
+    const large = momentsOf(samplesOf(200, width, 61), width);
+    const start = search(wide, width, 'int3:g32', large);
+    const runtime = await openRuntime();
+    const found = [];
+    for (const threads of [1, 2]) {
+      const products = openProducts(runtime, { threads });
+      found.push(await compensate(wide, height, width, start, { moments: large, products, refit: true }));
+      await products.close();
+    }
+    expect(found[0].fallback).toBeUndefined();
+    expect(found[1]).toEqual(found[0]);
+  });
+
   it('gives the same with products on ONNX Runtime but for rounding, and rows in parts exactly the same', async () => {
     const [height, width] = [300, 1100];
     const wide = gaussians(height * width, 31);

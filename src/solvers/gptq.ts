@@ -47,7 +47,7 @@ export interface Compensation {
 }
 
 /** Columns that are chosen between products. */
-const blockWidth = 64;
+const blockWidth = 32;
 
 /**
  * Chooses the codes of a quantized matrix again so that the layer's output is kept: GPTQ in activation order with the
@@ -195,7 +195,7 @@ async function lossesOf(matrix: QuantizedMatrix, workshop: Workshop, least: numb
 async function measure(residuals: Residuals, { factor }: Curvature): Promise<Float64Array> {
   const { rows, columns } = residuals;
   const losses = new Float64Array(rows);
-  const width = 2 * blockWidth;
+  const width = 128;
   for (let first = 0; first < columns; first += width) {
     const last = Math.min(first + width, columns);
     const parts = await residuals.times(factor.upper, first, last, last);
