@@ -12,6 +12,7 @@ import { type ChannelPeaks, type ClipChoice, clipChanges, refusalOfShared, share
 export type { ChannelPeaks, ClipChoice } from './clips.ts';
 
 import { findGroups, type Group, type Refusal, readingOf, type Slot } from './groups.ts';
+import { type NoiseOptions, quietSteps } from './noise.ts';
 import { describeScaling, magnitudes, multiply, namesOf, type ScaledGroup, scaleGroup } from './scale.ts';
 
 export interface CrossLayerOptions {
@@ -24,7 +25,9 @@ export interface CrossLayerOptions {
    * of consumers; between, the geometric mean of both. Activations with one scale a tensor gain from more. Default 0.
    */
   readonly activationShare?: number;
-  /** Default 20. */
+  /** Chooses factors by the noise that they cause in place of ranges, see `NoiseOptions`. */
+  readonly noise?: NoiseOptions;
+  /** Rounds over all groups. Default 20; 4 with `noise`, where every round is a descent of its own. */
   readonly maxIterations?: number;
   /** Factors stay between 1/limit and limit. Default 1024. */
   readonly limit?: number;
@@ -47,7 +50,7 @@ const deadShare = 1e-9;
 
 /** Equalizes `model`'s main graph in place. */
 export function equalizeCrossLayers(model: Model, options: CrossLayerOptions = {}): CrossLayerResult {
-  const { clips = 'exact', peaks, maxIterations = 20, limit = 1024 } = options;
+  const { clips = 'exact', peaks, maxIterations = options.noise ? 4 : 20, limit = 1024 } = options;
   const { groups, refused } = chosenGroups(model.graph, clips, peaks);
   const weights = new Map<Value, Float32Array>();
   const factors = new Map(groups.map((group) => [group, new Float64Array(group.channels).fill(1)]));
@@ -57,11 +60,17 @@ export function equalizeCrossLayers(model: Model, options: CrossLayerOptions = {
     change = 0;
     for (const group of groups) {
       const all = factors.get(group)!;
-      const wanted = balancing(group, weights, all, options);
-      for (const [channel, step] of wanted.entries()) {
-        wanted[channel] = Math.min(Math.max(all[channel] * step, 1 / limit), limit);
-      }
-      const next = clips === 'shared' ? sharedBounds(group, wanted, peaks) : wanted;
+      const bounded = (steps: Float64Array) => {
+        const wanted = steps.map((step, channel) => Math.min(Math.max(all[channel] * step, 1 / limit), limit));
+        return clips === 'shared' ? sharedBounds(group, wanted, peaks) : wanted;
+      };
+      const quiet =
+        options.noise &&
+        quietSteps(group, weights, factors, options.noise, (steps) =>
+          bounded(steps).map((factor, channel) => factor / all[channel]),
+        );
+      if (options.noise && !quiet) continue;
+      const next = bounded(quiet ?? balancing(group, weights, all, options));
       const steps = next.map((factor, channel) => factor / all[channel]);
       for (const slot of weightSlots(group)) multiply(slot, weights.get(weightOf(slot))!, steps);
       for (const step of steps) change = Math.max(change, Math.abs(step - 1));

@@ -7,7 +7,8 @@ import type { Node } from '../graph/node.ts';
 import type { Value } from '../graph/value.ts';
 import { carriers } from './carriers.ts';
 import { Channels } from './channels.ts';
-import { layers } from './layers.ts';
+import { layerAxes, layers } from './layers.ts';
+import { singleAxis } from './layout.ts';
 import { type Limit, type Slot, Tracer } from './tracer.ts';
 
 export type { Limit, Slot } from './tracer.ts';
@@ -25,6 +26,13 @@ export interface Group {
   readonly limits: readonly Limit[];
   /** Nodes that carry the channels on from producers to consumers, in graph order; clips among them. */
   readonly between: readonly Node[];
+  /** Values with these channels on one axis. They are divided by the factors. */
+  readonly values: readonly GroupValue[];
+}
+
+export interface GroupValue {
+  readonly value: Value;
+  readonly channels: Int32Array;
 }
 
 /** A layer whose results must keep their scale. */
@@ -40,15 +48,14 @@ export interface Groups {
 }
 
 /** The activation that a consumer reads, and the axis of its channels, counted from the end. */
-export function readingOf({ node, input }: Slot): { readonly value: Value; readonly axis: number } {
-  const rank = node.is('Conv', 'ConvTranspose') ? (node.inputs[1]?.tensor?.shape.length ?? 4) : 2;
-  return { value: node.input(1 - input), axis: 1 - rank };
+export function readingOf({ node }: Slot): { readonly value: Value; readonly axis: number } {
+  return { value: node.input(0), axis: layerAxes(node)?.activation ?? -1 };
 }
 
 /** Finds the groups of a main graph, whose nodes are in an order of execution. The graph is not changed. */
 export function findGroups(graph: Graph): Groups {
   const tracer = traced(graph);
-  const { channels, slots, limits, carried } = tracer;
+  const { channels, slots, limits, carried, layouts } = tracer;
 
   // Channels that meet in one constant make a group.
   const together = new Channels();
@@ -88,6 +95,11 @@ export function findGroups(graph: Graph): Groups {
       consumers,
       offsets: all.filter(({ kind }) => kind === 'offset'),
       limits: own(limits),
+      values: own(
+        [...layouts].flatMap(([value, layout]) =>
+          singleAxis(layout) === undefined ? [] : [{ value, channels: layout.channels }],
+        ),
+      ),
       between: [...carried].flatMap(([node, layout]) => (own([layout]).length > 0 ? [node] : [])),
     });
   }

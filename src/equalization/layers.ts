@@ -2,12 +2,42 @@
 import type { Node } from '../graph/node.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import { fitted, type Layout, singleAxis } from './layout.ts';
-import { constant, type Rule, type Tracer } from './tracer.ts';
+import { constant, type Rule, type Slot, type Tracer } from './tracer.ts';
 
-/** A layer's weight that nothing else reads: factors would make a second copy of a shared one. */
-function weightOf(node: Node, input = 1): Tensor | undefined {
-  const value = node.inputs[input];
-  return value?.useCount === 1 && !value.isGraphOutput ? constant(value) : undefined;
+/** Where a layer's weight has the channels that it reads and those that it makes, and where its activations have theirs. */
+export interface LayerAxes {
+  readonly weight: Tensor;
+  /** Counted from the end. */
+  readonly activation: number;
+  readonly reads: Pick<Slot, 'axis' | 'blocks'>;
+  readonly makes: Pick<Slot, 'axis' | 'blocks'>;
+}
+
+/**
+ * The axes of Conv, ConvTranspose, Gemm and MatMul with a constant second factor (onnx/docs/Operators.md); undefined for
+ * other nodes.
+ */
+export function layerAxes(node: Node): LayerAxes | undefined {
+  const weight = constant(node.inputs[1]);
+  if (!weight || node.domain !== '') return undefined;
+  const rank = weight.shape.length;
+  const [whole, blocks] = [1, node.int('group', 1)];
+  if (node.op === 'Conv' && rank >= 3) {
+    return { weight, activation: 1 - rank, reads: { axis: 1, blocks }, makes: { axis: 0, blocks: whole } };
+  }
+  if (node.op === 'ConvTranspose' && rank >= 3) {
+    return { weight, activation: 1 - rank, reads: { axis: 0, blocks: whole }, makes: { axis: 1, blocks } };
+  }
+  const isGemm = node.op === 'Gemm' && node.int('transA', 0) === 0;
+  if (rank !== 2 || (!isGemm && node.op !== 'MatMul')) return undefined;
+  const reads = isGemm && node.int('transB', 0) !== 0 ? 1 : 0;
+  return { weight, activation: -1, reads: { axis: reads, blocks: 1 }, makes: { axis: 1 - reads, blocks: 1 } };
+}
+
+/** True for a weight that nothing else reads: factors would make a second copy of a shared one. */
+function isOwned(node: Node): boolean {
+  const value = node.inputs[1];
+  return value?.useCount === 1 && !value.isGraphOutput;
 }
 
 /** The input's channels, where a layer with weights along `axis` (of the activation) of `size` positions can read them. */
@@ -26,28 +56,24 @@ function offset(tracer: Tracer, node: Node, input: number, channels: Int32Array)
 }
 
 /** A layer: reads channels along one axis of its weight and makes others along another. */
-function layer(
-  node: Node,
-  tracer: Tracer,
-  weight: Tensor,
-  activationAxis: number,
-  reads: { axis: number; blocks: number },
-  makes: { axis: number; blocks: number },
-): boolean {
-  const size = (side: { axis: number; blocks: number }) => weight.shape[side.axis] * side.blocks;
-  const read = readBy(tracer, node, activationAxis, size(reads));
+const layer: Rule = (node, tracer) => {
+  const axes = layerAxes(node);
+  if (!axes || !isOwned(node)) return false;
+  const { weight, activation, reads, makes } = axes;
+  const size = (side: Pick<Slot, 'axis' | 'blocks'>) => weight.shape[side.axis] * side.blocks;
+  const read = readBy(tracer, node, activation, size(reads));
   if (read) tracer.slot({ node, input: 1, ...reads, channels: read, kind: 'weight', power: 1 });
   else tracer.pin(node.inputs[0], `${node.label} reads it another way`);
-  const made = tracer.make(node, activationAxis, size(makes));
+  const made = tracer.make(node, activation, size(makes));
   tracer.slot({ node, input: 1, ...makes, channels: made, kind: 'weight', power: -1 });
   if (!offset(tracer, node, 2, made)) tracer.channels.freeze(made, `${node.label} has no bias of its own a channel`);
   return true;
-}
+};
 
-/** A normalization over the last axis, or any other operator that ends with a factor and an offset a channel. */
-function normalization(node: Node, tracer: Tracer, axis: number, isOwnInput: boolean): boolean {
+/** A normalization: it ends with a factor and an offset for each channel. */
+function normalization(node: Node, tracer: Tracer, axis: number): boolean {
   const scale = constant(node.inputs[1]);
-  if (!isOwnInput) tracer.pin(node.inputs[0], `${node.label} does not scale with its input`);
+  tracer.pin(node.inputs[0], `${node.label} does not scale with its input`);
   if (scale?.shape.length !== 1 || node.outputs.slice(1).some((output) => output?.users.size)) return false;
   const channels = tracer.make(node, axis, scale.size);
   const base = { node, blocks: 1, axis: 0, channels, power: -1 } as const;
@@ -59,39 +85,22 @@ function normalization(node: Node, tracer: Tracer, axis: number, isOwnInput: boo
 const layerNormalization: Rule = (node, tracer) => {
   const axis = node.int('axis', -1);
   const rank = tracer.ranks.rankOf(node.inputs[0]);
-  return axis === -1 || (rank !== undefined && axis === rank - 1) ? normalization(node, tracer, -1, false) : false;
+  return axis === -1 || (rank !== undefined && axis === rank - 1) ? normalization(node, tracer, -1) : false;
 };
 
 const instanceNormalization: Rule = (node, tracer) => {
   const rank = tracer.ranks.rankOf(node.inputs[0]);
-  return rank === undefined ? false : normalization(node, tracer, 1 - rank, false);
+  return rank === undefined ? false : normalization(node, tracer, 1 - rank);
 };
 
 /** Operators whose constants make or read channels. */
 export const layers: Readonly<Record<string, Rule>> = {
-  Conv(node, tracer) {
-    const weight = weightOf(node);
-    if (!weight || weight.shape.length < 3) return false;
-    const blocks = node.int('group', 1);
-    return layer(node, tracer, weight, 1 - weight.shape.length, { axis: 1, blocks }, { axis: 0, blocks: 1 });
-  },
-  ConvTranspose(node, tracer) {
-    const weight = weightOf(node);
-    if (!weight || weight.shape.length < 3) return false;
-    const blocks = node.int('group', 1);
-    return layer(node, tracer, weight, 1 - weight.shape.length, { axis: 0, blocks: 1 }, { axis: 1, blocks });
-  },
-  Gemm(node, tracer) {
-    const weight = weightOf(node);
-    if (weight?.shape.length !== 2 || node.int('transA', 0) !== 0) return false;
-    const out = node.int('transB', 0) ? 0 : 1;
-    return layer(node, tracer, weight, -1, { axis: 1 - out, blocks: 1 }, { axis: out, blocks: 1 });
-  },
-  MatMul(node, tracer) {
-    const weight = weightOf(node);
-    if (weight?.shape.length === 2)
-      return layer(node, tracer, weight, -1, { axis: 0, blocks: 1 }, { axis: 1, blocks: 1 });
-    return node.inputs.some((input) => input?.tensor) ? false : product(node, tracer);
+  Conv: layer,
+  ConvTranspose: layer,
+  Gemm: layer,
+  MatMul: (node, tracer) => {
+    if (node.inputs[1]?.tensor) return layer(node, tracer);
+    return node.inputs[0]?.tensor ? false : product(node, tracer);
   },
   LayerNormalization: layerNormalization,
   SimplifiedLayerNormalization: layerNormalization,

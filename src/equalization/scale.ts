@@ -32,6 +32,15 @@ export function magnitudes(slot: Slot, values: ArrayLike<number>, channels: numb
   return largest;
 }
 
+/** The sum of the squares of each channel. */
+export function energies(slot: Slot, values: ArrayLike<number>, channels: number): Float64Array {
+  const sums = new Float64Array(channels);
+  eachElement(slot, (index, channel) => {
+    if (channel >= 0) sums[channel] += values[index] ** 2;
+  });
+  return sums;
+}
+
 /** Multiplies `values`, a constant with the slot's shape, by what the slot takes up of the factors. */
 export function multiply(slot: Slot, values: Float32Array | Float64Array, factors: Float64Array): void {
   const own = slot.power === 1 ? factors : factors.map((factor) => 1 / factor);
@@ -121,6 +130,8 @@ export interface ScaledGroup {
   readonly channels: number;
   /** Smallest and largest factor. */
   readonly factors: readonly [min: number, max: number];
+  /** What the channels of activations were divided by, by the name of the value: one number for each position. */
+  readonly divisors: ReadonlyMap<string, Float64Array>;
 }
 
 /** Names what was done, for reports. */
@@ -130,6 +141,12 @@ export function describeScaling(group: Group, factors: Float64Array): ScaledGrou
     consumers: namesOf(group.consumers),
     channels: group.channels,
     factors: [factors.reduce((a, b) => Math.min(a, b)), factors.reduce((a, b) => Math.max(a, b))],
+    divisors: new Map(
+      group.values.map(({ value, channels }) => [
+        value.name,
+        Float64Array.from(channels, (channel) => (channel < 0 ? 1 : factors[channel])),
+      ]),
+    ),
   };
 }
 
