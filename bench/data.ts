@@ -49,8 +49,8 @@ export function indexed(description: string, count: number, at: (index: number) 
 const imagenetMean = [0.485, 0.456, 0.406];
 const imagenetStd = [0.229, 0.224, 0.225];
 
-/** CIFAR-10's binary rows: a label, then 3×32×32 bytes. */
-export function cifar10(quick: boolean): Data {
+/** CIFAR-10's binary rows: a label, then 3×32×32 bytes. At most 1,000 pictures calibrate. */
+export function cifar10(quick: boolean, calibrating = 256): Data {
   const read = (name: string, limit: number) => {
     const bytes = readFileSync(join(assets, 'data/cifar10', name));
     const rowBytes = 3073;
@@ -65,9 +65,14 @@ export function cifar10(quick: boolean): Data {
     });
     return { samples, labels: Array.from({ length: count }, (_, index) => bytes[index * rowBytes]) };
   };
-  const calibration = read('calib-1000.bin', 256).samples;
+  const calibration = read('calib-1000.bin', calibrating).samples;
   const { samples, labels } = read('test-3000.bin', quick ? 500 : 3000);
-  return { calibration, evaluation: samples, labels, says: `256 calibration, ${labels.length} test pictures` };
+  return {
+    calibration,
+    evaluation: samples,
+    labels,
+    says: `${calibration.count} calibration, ${labels.length} test pictures`,
+  };
 }
 
 /** MNIST's idx files, pixels to −1…1. */
@@ -136,7 +141,7 @@ export function imagenet(
 const windowLength = 128;
 
 /** Tiny Shakespeare: windows of 128 characters, of the first 90 % to calibrate, of the last 10 % to evaluate. */
-export function shakespeare(quick: boolean): Data {
+export function shakespeare(quick: boolean, calibrating = 64): Data {
   const text = readFileSync(join(assets, 'data/text/tinyshakespeare.txt'), 'utf8');
   const vocabulary = readFileSync(join(assets, 'models/shakespeare-gpt.vocab.json'), 'utf8');
   const { chars } = JSON.parse(vocabulary) as { chars: string[] };
@@ -152,14 +157,14 @@ export function shakespeare(quick: boolean): Data {
     const next = (index: number) => ids.slice(start(index) + 1, start(index) + 1 + windowLength);
     return { samples, next };
   };
-  const calibration = part('first 90 % of tinyshakespeare', 0, border, 64);
+  const calibration = part('first 90 % of tinyshakespeare', 0, border, calibrating);
   const count = quick ? 60 : 400;
   const evaluation = part('last 10 % of tinyshakespeare', border, ids.length, count);
   return {
     calibration: calibration.samples,
     evaluation: evaluation.samples,
     labels: Array.from({ length: count }, (_, index) => evaluation.next(index)).flat(),
-    says: `64 calibration, ${count} test windows of ${windowLength} characters`,
+    says: `${calibrating} calibration, ${count} test windows of ${windowLength} characters`,
     score: {
       name: 'nats/char',
       async measure(float, quantized) {

@@ -65,6 +65,7 @@ export async function measure(
       calibration: data.calibration,
       ...(data.calibration.count === undefined ? {} : { samples: data.calibration.count }),
       compare: false,
+      clock: () => performance.now(),
       threads,
     },
     runtime,

@@ -1,0 +1,219 @@
+/**
+ * `npm run bench:stages [-- --only NAME] [--bits W4] [--preset balanced] [--quick]`: quantizes real models with the preset
+ * `best` and writes to docs/accuracy.md what each stage brought on held-out samples, what it cost, and what is lost in the
+ * end on data that was never touched. With an option it only prints.
+ */
+import { loadavg } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { isHalftoneError, openRuntime, type QuantizeOptions, readModel, type Session, writeOnnx } from '../src/node.ts';
+import { noisySpectra, speechWindows, spokenDigits } from './audio.ts';
+import { assets, cifar10, type Data, imagenet, missingAssets, shakespeare } from './data.ts';
+import { dropOf, type Measured, measure, natsOf } from './measure.ts';
+import { films, keyWords, stories, things } from './more-data.ts';
+import { mark, provenance, table, writeBetweenMarkers } from './report.ts';
+import type { Goals } from './rows.ts';
+
+const { values } = parseArgs({
+  options: {
+    only: { type: 'string', multiple: true },
+    bits: { type: 'string', multiple: true },
+    preset: { type: 'string', default: 'best' },
+    quick: { type: 'boolean', default: false },
+  },
+});
+
+const path = fileURLToPath(new URL('../docs/accuracy.md', import.meta.url));
+const note = (text: string) => process.stderr.write(`${text}\n`);
+
+const absent = missingAssets();
+if (absent) {
+  note(`Skipped: ${absent}`);
+  process.exit(0);
+}
+
+/** What is asked for, by the names of the table's columns in the project's issue 5. */
+const settings = {
+  W8A8: { activations: 'uint8' },
+  'W8A8 per tensor': { activations: 'uint8', weights: 'int8:tensor' },
+  W4A8: { activations: 'uint8', weights: 'int4' },
+  W4: { activations: 'none', weights: 'int4:g32:asym' },
+  W3: { activations: 'none', weights: 'int3:g32:asym' },
+  W2: { activations: 'none', weights: 'int2:g16:asym' },
+} satisfies Record<string, QuantizeOptions>;
+
+type Bits = keyof typeof settings;
+
+interface BenchModel {
+  readonly name: string;
+  readonly open: (float: Session) => Data | Promise<Data>;
+  readonly goals: Partial<Record<Bits, Goals>>;
+}
+
+const { quick } = values;
+const others: BenchModel['goals'] = { W8A8: { sqnr: 28 }, W4: { sqnr: 22 }, W3: { sqnr: 16 } };
+const weightsOnly: BenchModel['goals'] = { W4: { sqnr: 22 }, W3: { sqnr: 16 } };
+
+const models: readonly BenchModel[] = [
+  {
+    name: 'resnet20-cifar10',
+    open: () => cifar10(quick, 1000),
+    goals: {
+      W8A8: { drop: 0, sqnr: 31 },
+      'W8A8 per tensor': { drop: 0.2 },
+      W4A8: { drop: 0.6 },
+      W4: { drop: 0.3, sqnr: 25 },
+      W3: { drop: 0.5, sqnr: 19.5 },
+      W2: { drop: 1.3, sqnr: 14.5 },
+    },
+  },
+  {
+    name: 'squeezenet1.1',
+    open: (float) => imagenet('mean and deviation', float.inputs, 0, quick),
+    goals: {
+      W8A8: { drop: 0.1, sqnr: 34 },
+      'W8A8 per tensor': { drop: 0.5 },
+      W4A8: { drop: 1 },
+      W4: { drop: 0.2, sqnr: 28 },
+      W3: { drop: 0.8, sqnr: 24 },
+      W2: { drop: 4, sqnr: 18 },
+    },
+  },
+  {
+    name: 'mobilenet-v2',
+    open: (float) => imagenet('-1 to 1', float.inputs, 1, quick),
+    goals: {
+      W8A8: { drop: 0.2, sqnr: 18 },
+      'W8A8 per tensor': { drop: 2 },
+      W4A8: { drop: 1.5 },
+      W4: { drop: 0.8, sqnr: 14 },
+      W3: { drop: 4 },
+      W2: { drop: 18 },
+    },
+  },
+  {
+    name: 'shakespeare-gpt',
+    open: () => shakespeare(quick, 256),
+    goals: { W8A8: { nats: 0.1 }, W4A8: { nats: 0.2 }, W4: { nats: 0.05 }, W3: { nats: 0.12 }, W2: { nats: 1.8 } },
+  },
+  { name: 'digits-ds2', open: () => spokenDigits(quick), goals: weightsOnly },
+  { name: 'silero-vad', open: (float) => speechWindows(float, quick), goals: weightsOnly },
+  { name: 'nsnet2-gru', open: () => noisySpectra(quick), goals: weightsOnly },
+  { name: 'ncf-mlp', open: () => films(quick), goals: others },
+  { name: 'mlperf-kws', open: () => keyWords(quick), goals: others },
+  { name: 'nanodet', open: (float) => things(float, quick), goals: others },
+  { name: 'stories260K', open: () => stories(quick), goals: others },
+];
+
+interface Result {
+  readonly bits: Bits;
+  readonly measured: Measured;
+  /** Of the quantized layers, with scales and zero points. */
+  readonly bitsPerWeight: number;
+  readonly stages: NonNullable<Awaited<ReturnType<typeof measure>>['quantized']['report']['stages']>;
+}
+
+const runtime = await openRuntime();
+const [loadBefore] = loadavg();
+const results: Result[] = [];
+let failures = 0;
+for (const bench of models.filter(({ name }) => !values.only || values.only.some((part) => name.includes(part)))) {
+  const float = readModel(join(assets, 'models', `${bench.name}.onnx`));
+  const session = await runtime.open(writeOnnx(float), { threads: 2 });
+  const data = await bench.open(session);
+  for (const [bits, goals] of Object.entries(bench.goals) as [Bits, Goals][]) {
+    if (values.bits && !values.bits.includes(bits)) continue;
+    try {
+      const options = { ...settings[bits], preset: values.preset as QuantizeOptions['preset'] };
+      const row = { recipe: bits, options: options as QuantizeOptions, goals, peer: '' };
+      const measured = await measure({ ...bench, rows: [] }, row, float, data, runtime, { quick, outputsOnly: true });
+      const { weights, plan, stages = [] } = measured.quantized.report;
+      const done = weights.filter(({ bytes }) => bytes !== undefined);
+      const sizes = new Map(plan.weights.map(({ tensor, shape }) => [tensor, shape.reduce((a, b) => a * b, 1)]));
+      const total = (of: (weight: (typeof done)[number]) => number) =>
+        done.reduce((sum, weight) => sum + of(weight), 0);
+      const bitsPerWeight = (8 * total(({ bytes = 0 }) => bytes)) / total(({ tensor }) => sizes.get(tensor) ?? 0);
+      results.push({ bits, measured, bitsPerWeight, stages });
+      note(
+        `${bench.name}, ${bits}: ${lossOf(measured)}, ${measured.sqnr.toFixed(1)} dB, ${bitsPerWeight.toFixed(2)} bits, ${measured.seconds.toFixed(0)} s; ${measured.checks.map(({ text, reached }) => `${reached ? '✓' : '✗'} ${text}`).join('; ')}`,
+      );
+      for (const { stage, kept, sqnr, gain, seconds = 0 } of stages) {
+        note(
+          `    ${stage.padEnd(14)} ${sqnr.toFixed(2)} dB, ${gain.toFixed(2)}, ${kept ? 'kept' : 'not kept'}, ${seconds.toFixed(1)} s`,
+        );
+      }
+    } catch (error) {
+      failures++;
+      note(`${bench.name}, ${bits}: failed: ${isHalftoneError(error) ? error.message : (error as Error).stack}`);
+    }
+  }
+  await session.close();
+}
+
+function signed(value: number, digits: number): string {
+  return `${value > 0 ? '+' : value < 0 ? '−' : ''}${Math.abs(value).toFixed(digits)}`;
+}
+
+function lossOf(measured: Measured): string {
+  const nats = natsOf(measured);
+  if (nats !== undefined) return `${signed(nats, 3)} %`;
+  const drop = dropOf(measured);
+  return drop === undefined ? '–' : signed(-drop, 2);
+}
+
+const ids = [...new Set(results.flatMap(({ stages }) => stages.map(({ stage }) => stage)))];
+const summary = results.map(({ bits, measured, bitsPerWeight }) => [
+  measured.model,
+  bits,
+  bitsPerWeight.toFixed(2),
+  (measured.comparison.quantizedBytes / 1000).toFixed(0),
+  lossOf(measured),
+  measured.comparison.agreement ? `${(100 * measured.comparison.agreement.top1).toFixed(1)} %` : '–',
+  measured.sqnr.toFixed(1),
+  measured.checks.map(({ text }) => text).join('; '),
+  mark(measured.checks.every(({ reached }) => reached)),
+  measured.seconds.toFixed(0),
+]);
+const ablation = results.map(({ bits, measured, stages }) => [
+  measured.model,
+  bits,
+  ...ids.map((id) => {
+    const found = stages.find(({ stage }) => stage === id);
+    if (!found || (found.changed === 0 && id !== 'nearest')) return '–';
+    if (id === 'nearest') return found.sqnr.toFixed(1);
+    const text = `${signed(found.gain, 1)} (${(found.seconds ?? 0).toFixed(0)} s)`;
+    return found.kept ? text : `~~${text}~~`;
+  }),
+]);
+const command = ['npm run bench:stages --', ...process.argv.slice(2)].join(' ').replace(/ --$/, '');
+const text = [
+  provenance(`${runtime.id} ${runtime.version}`, command, loadBefore),
+  `Preset \`${values.preset}\`. Change: points of accuracy, for shakespeare-gpt nats per character in per cent; agreement: test samples on which both models name the same class; bits: per weight of the quantized layers on disk, with scales and zero points.`,
+  table(
+    [
+      'model',
+      'bits',
+      'bits per weight',
+      'kB',
+      'change',
+      'agreement',
+      'SQNR, dB',
+      'measured (goal)',
+      'reached',
+      'seconds',
+    ],
+    summary,
+  ),
+  '### What each stage brings',
+  'Decibels of the outputs of held-out calibration samples: first those of the nearest codes, then what each stage adds to what was kept before. What is struck out was taken back. –: nothing to do, or not asked for.',
+  table(['model', 'bits', ...ids], ablation),
+].join('\n\n');
+process.stdout.write(`${text}\n`);
+if (failures > 0) {
+  note(`${failures} failures`);
+  process.exitCode = 1;
+} else if (!values.only && !values.bits && !quick && values.preset === 'best') {
+  writeBetweenMarkers(path, 'bench:stages', text);
+  note(`Wrote ${path}`);
+}
