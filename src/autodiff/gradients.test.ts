@@ -7,7 +7,7 @@ import type { AttributeInput } from '../graph/attribute.ts';
 import { checkModel } from '../graph/check.ts';
 import type { Value } from '../graph/value.ts';
 import { openRuntime } from '../runtime/node.ts';
-import { Tensor } from '../tensor/tensor.ts';
+import { bytesOf, Tensor } from '../tensor/tensor.ts';
 import { addGradients, addMeanSquaredError, differentiable, observeShapes } from './index.ts';
 
 const float = (value: number) => ({ type: 'float', value }) as const;
@@ -121,6 +121,32 @@ describe('blocks', () => {
     results[found.get(middle)!.name].floats().forEach((slope, index) => {
       expect(slope).toBeCloseTo(weights[index] * (3 + Math.cos(at[index])), 4);
     });
+  });
+});
+
+test('in double precision', async () => {
+  const model = emptyModel(13);
+  const [x, w] = [addInput(model, 'x', [2, 3], 'float64'), addInput(model, 'w', [3, 2], 'float64')];
+  const y = addNode(model, 'Exp', [addNode(model, 'MatMul', [x, w], {}, 'product')]);
+  const loss = addNode(model, 'ReduceSum', [addNode(model, 'Mul', [y, y], {}, 'squares')], { keepdims: 0 }, 'loss');
+  const tensor = (shape: number[], values: number[]) =>
+    new Tensor('float64', shape, bytesOf(Float64Array.from(values)));
+  const [a, b] = [
+    [0.1, -0.4, 0.7, 0.3, 0.2, -0.6],
+    [0.5, -0.1, 0.9, 0.2, -0.3, 0.8],
+  ];
+  const feeds = { x: tensor([2, 3], a), w: tensor([3, 2], b) };
+  model.graph.outputs.push(loss);
+  const shapes = await observeShapes(model, feeds, await openRuntime());
+  const gradient = addGradients({ model, output: loss, inputs: [w], shapes }).get(w)!;
+  model.graph.outputs.push(gradient);
+  const found = new Float64Array((await run(model, feeds))[gradient.name].bytes.slice().buffer);
+  const slopes = [0, 1].map((row) =>
+    [0, 1].map((column) => 2 * Math.exp(2 * [0, 1, 2].reduce((sum, k) => sum + a[row * 3 + k] * b[k * 2 + column], 0))),
+  );
+  found.forEach((value, index) => {
+    const [k, column] = [index >> 1, index & 1];
+    expect(value).toBeCloseTo(a[k] * slopes[0][column] + a[3 + k] * slopes[1][column], 12);
   });
 });
 

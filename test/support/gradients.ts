@@ -8,7 +8,7 @@ import { checkModel } from '../../src/graph/check.ts';
 import { Graph, Names } from '../../src/graph/graph.ts';
 import { Model } from '../../src/graph/model.ts';
 import type { Value } from '../../src/graph/value.ts';
-import { openRuntime } from '../../src/runtime/node.ts';
+import { openRuntime, type RuntimeId } from '../../src/runtime/node.ts';
 import type { Feeds, Session } from '../../src/runtime/runtime.ts';
 import { sizeOf, Tensor } from '../../src/tensor/tensor.ts';
 
@@ -19,6 +19,8 @@ export interface GradientCheck {
   readonly steps?: readonly number[];
   /** Largest difference, relative to the largest element of the gradient. Default 0.01. */
   readonly tolerance?: number;
+  /** Which build of ONNX Runtime. Default the first that loads. */
+  readonly runtimeId?: RuntimeId;
   /** How many elements of each input are varied by themselves. Default 24. */
   readonly elements?: number;
 }
@@ -88,9 +90,9 @@ export async function expectGradients(
   model: Model,
   inputs: readonly Value[],
   feeds: Feeds,
-  { step = 0.01, steps = [step], tolerance = 0.01, elements = 24 }: GradientCheck = {},
+  { step = 0.01, steps = [step], tolerance = 0.01, elements = 24, runtimeId }: GradientCheck = {},
 ): Promise<Feeds> {
-  const runtime = await openRuntime();
+  const runtime = await openRuntime(runtimeId);
   const shapes = await observeShapes(model, feeds, runtime);
   const [output] = model.graph.outputs;
   const shape = shapes.get(output.name)!;
@@ -132,7 +134,7 @@ async function compare(
   gradient: Tensor,
   feeds: Feeds,
   loss: (feeds: Feeds) => Promise<number>,
-  { step, steps, tolerance, elements }: Required<GradientCheck>,
+  { step, steps, tolerance, elements }: Required<Omit<GradientCheck, 'runtimeId'>>,
 ): Promise<void> {
   const at = feeds[input.name];
   expect(gradient.shape, input.name).toEqual(at.shape);

@@ -1,4 +1,5 @@
 /** Gradients of convolutions, against differences, over shapes and attributes. */
+import fc from 'fast-check';
 import { describe, test } from 'vitest';
 import { checkOperator } from '../../../test/support/gradients.ts';
 import type { AttributeInput } from '../../graph/attribute.ts';
@@ -38,6 +39,48 @@ describe('Conv', () => {
   ])('%s', async (_, x, w, attributes) => {
     await checkOperator('Conv', [x, w, [w[0]]], attributes);
   });
+});
+
+/** Any window that fits, over one, two or three axes. */
+const windows = fc
+  .record({
+    rank: fc.integer({ min: 1, max: 3 }),
+    batch: fc.integer({ min: 1, max: 3 }),
+    group: fc.integer({ min: 1, max: 3 }),
+    channels: fc.integer({ min: 1, max: 2 }),
+    features: fc.integer({ min: 1, max: 2 }),
+    axes: fc.array(
+      fc.record({
+        size: fc.integer({ min: 1, max: 6 }),
+        kernel: fc.integer({ min: 1, max: 3 }),
+        stride: fc.integer({ min: 1, max: 3 }),
+        dilation: fc.integer({ min: 1, max: 2 }),
+        before: fc.integer({ min: 0, max: 2 }),
+        after: fc.integer({ min: 0, max: 2 }),
+      }),
+      { minLength: 3, maxLength: 3 },
+    ),
+  })
+  .map(({ axes, rank, ...rest }) => ({ ...rest, axes: axes.slice(0, rank) }))
+  .filter(({ axes }) =>
+    axes.every(({ size, kernel, dilation, before, after }) => size + before + after > (kernel - 1) * dilation),
+  );
+
+test('Conv of any window', async () => {
+  await fc.assert(
+    fc.asyncProperty(windows, async ({ batch, group, channels, features, axes }) => {
+      const x = [batch, group * channels, ...axes.map(({ size }) => size)];
+      const w = [group * features, channels, ...axes.map(({ kernel }) => kernel)];
+      const attributes = {
+        group,
+        strides: axes.map(({ stride }) => stride),
+        dilations: axes.map(({ dilation }) => dilation),
+        pads: [...axes.map(({ before }) => before), ...axes.map(({ after }) => after)],
+      };
+      await checkOperator('Conv', [x, w, [w[0]]], attributes, { step: 0.25, elements: 4 });
+    }),
+    { numRuns: 40, seed: 1 },
+  );
 });
 
 describe('ConvTranspose', () => {
