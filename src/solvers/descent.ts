@@ -2,7 +2,7 @@
 import { type Choice, countTo, putBlock, squareOf, takeBlock } from './choice.ts';
 
 /** Columns whose gradients are computed at a time. */
-const width = 128;
+const width = 64;
 
 /** Rows that a sweep brings less of their loss than this are done. */
 const leastGain = 1e-3;

@@ -11,8 +11,11 @@ import type { Residuals } from './residuals.ts';
 import { roundingOf } from './rounding.ts';
 import { fitsHalf, powerScale, roundPlain, shortScales } from './scales.ts';
 
-/** Columns whose gradients are computed at a time, at least a group. */
-const width = 128;
+/** Columns whose gradients are computed at a time, at least a group: more of them cost more within, fewer more products. */
+const width = 32;
+
+/** Groups up to so many columns get better codes, too. */
+const widestGroup = 128;
 
 export interface RefitOptions {
   readonly products: MatrixProducts;
@@ -64,7 +67,7 @@ export async function refitScales(
   const scales = matrix.scales.slice();
   const codes = matrix.codes.slice();
   const rounding = roundingOf({ ...matrix, scales }, reduceRange);
-  const descended = blockSize <= width;
+  const descended = blockSize <= widestGroup;
   const allRows = countTo(rows);
   const step = Math.max(1, Math.floor(width / blockSize)) * blockSize;
   for (let first = 0; first < columns; first += step) {
