@@ -1,6 +1,8 @@
 /** What has to hold before two models can be compared: the same inputs and outputs, and labels that are classes. */
 import { HalftoneError } from '../base/errors.ts';
+import type { Model } from '../graph/model.ts';
 import type { Session, ValueInfo } from '../runtime/runtime.ts';
+import type { Tensor } from '../tensor/tensor.ts';
 
 /**
  * Makes sure that both models take the same inputs and that the second has all outputs of the first.
@@ -51,6 +53,21 @@ export function checkLabels(labels: readonly number[], classes: number, output: 
     `labels: expected classes from 0 to ${classes - 1}, since output "${output}" has ${classes} of them, got ${wrong}; ` +
       'number the labels as the model does',
   );
+}
+
+/** True for a model over tokens. */
+export function takesTokens(model: Model): boolean {
+  return model.graph.inputs.some((input) => input.type?.dtype === 'int64' || input.type?.dtype === 'int32');
+}
+
+/**
+ * How many classes each row of an output scores: [N, classes] of a classifier, [N, T, classes] of a model over tokens.
+ * Undefined for other outputs.
+ */
+export function classesOf(scores: Tensor | undefined, tokens: boolean): number | undefined {
+  const rank = scores?.shape.length ?? 0;
+  const classes = scores?.shape[rank - 1] ?? 0;
+  return scores?.dtype === 'float32' && classes > 1 && (rank === 2 || (rank === 3 && tokens)) ? classes : undefined;
 }
 
 function usage(message: string): HalftoneError {

@@ -7,7 +7,7 @@ import { type Agreement, createAgreementMeter } from '../metrics/top-k.ts';
 import type { Feeds, Runtime, Session } from '../runtime/runtime.ts';
 import type { Samples } from '../samples/sample.ts';
 import { expectedBytes, slicesOf, valuesByName } from './calibrate.ts';
-import { checkInterfaces, checkLabels } from './comparable.ts';
+import { checkInterfaces, checkLabels, classesOf, takesTokens } from './comparable.ts';
 import { runnableBytes } from './runnable.ts';
 import { subModel } from './sub-model.ts';
 
@@ -127,7 +127,7 @@ export async function compare(
 async function compareOutputs(a: Session, b: Session, samples: Samples, float: Model, options: CompareOptions) {
   const meters = new Map<string, ErrorMeter>();
   const agreement = createAgreementMeter();
-  const tokens = float.graph.inputs.some((input) => input.type?.dtype === 'int64' || input.type?.dtype === 'int32');
+  const tokens = takesTokens(float);
   let count = 0;
   let rows = 0;
   let first: Feeds | undefined;
@@ -151,10 +151,8 @@ async function compareOutputs(a: Session, b: Session, samples: Samples, float: M
     }
     const best = a.outputs[0]?.name ?? '';
     const scores = x[best];
-    const rank = scores?.shape.length ?? 0;
-    const classes = scores?.shape[rank - 1] ?? 0;
-    // Rows of scores: [N, classes] of a classifier, [N, T, classes] of a model over tokens.
-    if (scores?.dtype === 'float32' && y[best].isFloat && classes > 1 && (rank === 2 || (rank === 3 && tokens))) {
+    const classes = classesOf(scores, tokens);
+    if (classes !== undefined && y[best].isFloat) {
       const rowCount = scores.size / classes;
       const labels = options.labels?.slice(rows, rows + rowCount);
       if (labels) checkLabels(labels, classes, best);

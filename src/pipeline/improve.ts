@@ -10,13 +10,16 @@ import { type Candidate, planOf, type Trial, tryCandidate } from './candidate.ts
 import { createCompensator } from './compensation.ts';
 import { correctLayers } from './correction.ts';
 import { correctionTargets } from './correction-targets.ts';
-import type { Judge } from './held-out.ts';
+import { createJudge, type Judge } from './judge.ts';
 import type { CorrectionId, SolverSetting } from './presets.ts';
-import type { Recipe } from './recipe.ts';
+import { hasStaticActivations, type Recipe } from './recipe.ts';
+import { refineRanges } from './refine-ranges.ts';
 import type { StageResult } from './report.ts';
 
 export interface Workshop {
   readonly recipe: Recipe;
+  /** What everything is measured against. */
+  readonly float: Model;
   /** Samples that corrections and solvers are fitted to. */
   readonly samples: Samples;
   readonly judge: Judge;
@@ -53,7 +56,7 @@ export async function improve(
 ): Promise<{ readonly candidate: Candidate; readonly stages: readonly StageResult[] }> {
   const { recipe, judge, clock, signal } = workshop;
   let candidate = start;
-  let sqnr = await judge.sqnr(tryCandidate(start, recipe).simulation.model);
+  let { sqnr } = await judge(tryCandidate(start, recipe).simulation.model);
   const results: StageResult[] = [
     { stage: 'nearest', kept: true, sqnr, gain: 0, changed: start.matrices.size, left: [] },
   ];
@@ -65,7 +68,7 @@ export async function improve(
       changed,
       left = [],
     } = await run(candidate, workshop, (done, total) => workshop.onProgress?.(stage, done, total));
-    const after = changed > 0 ? await judge.sqnr(trial.simulation.model) : sqnr;
+    const after = changed > 0 ? (await judge(trial.simulation.model)).sqnr : sqnr;
     const kept = changed > 0 && after >= sqnr;
     const seconds = clock && began !== undefined ? (clock() - began) / 1000 : undefined;
     results.push({
@@ -80,12 +83,14 @@ export async function improve(
 }
 
 /** The stages that a recipe asks for, in order. */
-function stagesOf({ solver, corrections }: Recipe): [StageId, Stage][] {
+function stagesOf(recipe: Recipe): [StageId, Stage][] {
+  const { solver, corrections } = recipe;
   const has = (id: CorrectionId) => corrections.includes(id);
   const stages: [StageId, Stage][] = [];
   if (has('bias')) stages.push(['bias', correctBiases]);
   if (solver !== 'nearest') stages.push(['gptq', compensateLayers]);
   if (has('normalization')) stages.push(['normalization', renormalize]);
+  if (has('ranges') && hasStaticActivations(recipe)) stages.push(['ranges', refine]);
   return stages;
 }
 
@@ -148,6 +153,17 @@ const renormalize: Stage = async (best, workshop, onProgress) => {
     },
   );
   return { trial, changed: normalizations.length };
+};
+
+/** Runs of the samples that ranges are refined on: every range takes two rounds of them. */
+const refiningRuns = 16;
+
+const refine: Stage = async (best, workshop, onProgress) => {
+  const { recipe, samples, runtime } = workshop;
+  const judge = createJudge(workshop.float, samples, runtime, { ...workshop, most: refiningRuns });
+  const intervals = await refineRanges(best, { ...workshop, judge, onProgress });
+  const trial = tryCandidate({ ...best, intervals: new Map([...best.intervals, ...intervals]) }, recipe);
+  return { trial, changed: intervals.size };
 };
 
 function withoutBias(tensors: readonly string[]): StageResult['left'] {

@@ -20,8 +20,8 @@ import { type CompareOptions, compare } from './compare.ts';
 import { correctionNeeds, correctionTargets, normalizationTargets } from './correction-targets.ts';
 import { type Executor, inlineExecutor } from './executor.ts';
 import { convertToFloat16 } from './float16.ts';
-import { createJudge } from './held-out.ts';
 import { improve } from './improve.ts';
+import { createJudge } from './judge.ts';
 import { makePlan, type Plan, type Planning } from './plan.ts';
 import { prepare } from './prepare.ts';
 import { presets } from './presets.ts';
@@ -193,7 +193,8 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
       ...shared,
       ...(options.clock ? { clock: options.clock } : {}),
       samples: take(parts.calibration, measured),
-      judge: createJudge(prepared.model, parts.heldOut, runtime, options.threads),
+      float: prepared.model,
+      judge: createJudge(prepared.model, parts.heldOut, runtime, shared),
       begin: async (float) => (await begin(float, () => memoryStore())).candidate,
       onProgress: (stage, done, total) => options.onProgress?.({ step: 'correct', done, total, detail: stage }),
     }));

@@ -1,0 +1,69 @@
+/** Judges models by samples: how far their outputs are from the float model's. */
+import type { Model } from '../graph/model.ts';
+import { createDivergenceMeter } from '../metrics/divergence.ts';
+import { createErrorMeter } from '../metrics/error.ts';
+import type { Feeds, Runtime } from '../runtime/runtime.ts';
+import type { Samples } from '../samples/sample.ts';
+import { remember, take } from '../samples/select.ts';
+import { classesOf, takesTokens } from './comparable.ts';
+import { runnableBytes } from './runnable.ts';
+
+/** Outputs of the float model are kept up to this size; more are computed again each time. */
+const keptBytes = 64 * 2 ** 20;
+
+export interface Verdict {
+  /** Signal to noise of all outputs together, in dB; NaN where the float model gave nothing finite. */
+  readonly sqnr: number;
+  /**
+   * The less, the better: the mean divergence of the classes of the first output, in nats, or where that has none, noise
+   * relative to the signal.
+   */
+  readonly divergence: number;
+}
+
+export type Judge = (model: Model) => Promise<Verdict>;
+
+/** @param most so many runs judge at most: more tell little more */
+export function createJudge(
+  float: Model,
+  runs: Samples,
+  runtime: Runtime,
+  { most = 64, threads }: { readonly most?: number; readonly threads?: number } = {},
+): Judge {
+  const settings = threads ? { threads } : {};
+  const samples = remember(take(runs, most), keptBytes);
+  const tokens = takesTokens(float);
+  const main = float.graph.outputs[0]?.name ?? '';
+  let kept: Feeds[] | undefined;
+  return async (model) => {
+    const known = kept;
+    const reference = known ? undefined : await runtime.open(runnableBytes(float), settings);
+    const session = await runtime.open(runnableBytes(model), settings);
+    const meter = createErrorMeter();
+    const divergence = createDivergenceMeter();
+    let seen: Feeds[] | undefined = [];
+    let bytes = 0;
+    try {
+      let index = 0;
+      for await (const feeds of samples) {
+        const x = known?.[index++] ?? ((await reference?.run(feeds)) as Feeds);
+        const y = await session.run(feeds);
+        for (const name of Object.keys(x)) {
+          if (x[name].isFloat && y[name]) meter.add(x[name].floats(), y[name].floats());
+          bytes += x[name].byteLength;
+        }
+        const classes = classesOf(x[main], tokens);
+        if (classes !== undefined && y[main]) divergence.add(x[main].floats(), y[main].floats(), classes);
+        if (bytes > keptBytes) seen = undefined;
+        seen?.push(x);
+      }
+    } finally {
+      await reference?.close();
+      await session.close();
+    }
+    kept ??= seen;
+    const { sqnr } = meter.summary();
+    const nats = divergence.mean();
+    return { sqnr, divergence: Number.isNaN(nats) ? 10 ** (-sqnr / 10) : nats };
+  };
+}
