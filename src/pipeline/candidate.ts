@@ -5,8 +5,10 @@ import type { Statistics } from './calibrate.ts';
 import {
   type CorrectionTarget,
   correctionTargets,
+  type LayerTarget,
   type NormalizationTarget,
   normalizationTargets,
+  recurrentTargets,
   setBias,
   setNormalization,
 } from './correction-targets.ts';
@@ -53,6 +55,7 @@ export interface Trial {
   readonly simulation: Simulation;
   readonly planning: Planning;
   readonly targets: readonly CorrectionTarget[];
+  readonly recurrent: readonly LayerTarget[];
   readonly normalizations: readonly NormalizationTarget[];
   /** The candidate as the simulation stands now. */
   result(): Candidate;
@@ -61,6 +64,7 @@ export interface Trial {
 export function tryCandidate(candidate: Candidate, recipe: Recipe): Trial {
   const planning = planOf(candidate, recipe);
   const targets = correctionTargets(planning);
+  const recurrent = recurrentTargets(planning);
   const normalizations = normalizationTargets(planning.model);
   const simulation = simulate(planning, candidate.matrices);
   for (const target of targets) {
@@ -75,6 +79,7 @@ export function tryCandidate(candidate: Candidate, recipe: Recipe): Trial {
     simulation,
     planning,
     targets,
+    recurrent,
     normalizations,
     result: () => ({
       ...candidate,

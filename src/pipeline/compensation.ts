@@ -13,7 +13,7 @@ import { compensate, retarget } from '../solvers/gptq.ts';
 import { type SolveOptions, solverOf } from '../solvers/index.ts';
 import { toMatrix } from '../tensor/matrix-view.ts';
 import { withBiasRoom } from './bias-room.ts';
-import type { CorrectionTarget } from './correction-targets.ts';
+import type { LayerTarget } from './correction-targets.ts';
 import { collectCrossMoments, collectMoments, type Moments, momentKey } from './moments.ts';
 import type { Planning } from './plan.ts';
 import type { Simulation } from './simulate.ts';
@@ -21,7 +21,7 @@ import type { Simulation } from './simulate.ts';
 export interface CompensationOptions {
   /** The float model with its plan, which is not carried out, and its layers, in the order of the simulation's. */
   readonly reference: Planning;
-  readonly floatTargets: readonly CorrectionTarget[];
+  readonly floatTargets: readonly LayerTarget[];
   /** Scheme of each weight as planned. */
   readonly schemes: ReadonlyMap<string, string>;
   readonly samples: Samples;
@@ -44,7 +44,7 @@ const samplesPerColumn = 4;
 
 export interface Compensator {
   /** Chooses the codes of some layers that do not depend on each other, and puts them into the simulation. */
-  run(simulation: Simulation, group: readonly CorrectionTarget[]): Promise<void>;
+  run(simulation: Simulation, group: readonly LayerTarget[]): Promise<void>;
   /** Weights that got other codes. */
   readonly changed: number;
   readonly fallbacks: Fallbacks;
@@ -58,7 +58,7 @@ export function createCompensator(options: CompensationOptions): Compensator {
   const integer = new Map(plan.weights.map(({ tensor, quantize }) => [tensor, isInteger(quantize?.lowering)]));
   let changed = 0;
   const fallbacks = new Map<string, string>();
-  const own = new Map(floatTargets.map((target) => [target.tensor, target]));
+  const own = new Map(floatTargets.map((target) => [keyOf(target), target]));
   return {
     get changed() {
       return changed;
@@ -73,7 +73,7 @@ export function createCompensator(options: CompensationOptions): Compensator {
         };
         if (uses.length > 1) return refuse('several layers read it');
         if (use.view.columns > maxColumns) return refuse(`its ${use.view.columns} columns are too many`);
-        const twin = own.get(target.tensor);
+        const twin = own.get(keyOf(target));
         return twin ? [{ target, twin }] : refuse('the float model has no such layer');
       });
       const settings = { ...(threads ? { threads } : {}), ...(signal ? { signal } : {}), maxColumns };
@@ -113,6 +113,11 @@ export function createCompensator(options: CompensationOptions): Compensator {
   };
 }
 
+/** A recurrent layer has two weights. */
+function keyOf({ tensor, weight }: LayerTarget): string {
+  return `${tensor}/${weight.value.name}`;
+}
+
 /** Of the inputs of some rows, and how they go with those of the float model where the rows are aimed anew. */
 interface LayerMoments {
   readonly moments: Moments;
@@ -130,7 +135,7 @@ function isInteger(lowering: LoweringId | undefined): boolean {
 
 /** A weight whose rows are parts with moments of their own. Returns why nothing could be done, where that is so. */
 async function compensateWeight(
-  { weight }: CorrectionTarget,
+  { weight }: LayerTarget,
   scheme: Scheme,
   parts: readonly LayerMoments[],
   products: Products,

@@ -9,15 +9,19 @@ import { Tensor } from '../tensor/tensor.ts';
 import type { Need } from './calibrate.ts';
 import type { Planning, WeightPlan } from './plan.ts';
 
-/** A layer whose output can be corrected. Nodes and values belong to the model that was planned. */
-export interface CorrectionTarget {
+/** A layer with a quantized weight. Nodes and values belong to the model that was planned. */
+export interface LayerTarget {
   /** Name of the layer's float result, its bias included. */
   readonly tensor: string;
-  readonly channelAxis: number;
-  readonly channels: number;
   readonly weight: Weight;
   /** The node that reads the weight. */
   readonly node: Node;
+}
+
+/** A layer whose output can be corrected. */
+export interface CorrectionTarget extends LayerTarget {
+  readonly channelAxis: number;
+  readonly channels: number;
   /** The node that adds the bias, and the input it is read from; undefined where there is no place for one. */
   readonly bias: { readonly node: Node; readonly input: number } | undefined;
 }
@@ -47,6 +51,17 @@ export function correctionTargets(planning: Planning): CorrectionTarget[] {
     }
   }
   return targets;
+}
+
+/** The recurrent layers of the main graph whose weights the plan quantizes: their results have no bias behind them. */
+export function recurrentTargets(planning: Planning): LayerTarget[] {
+  const quantized = new Set(planning.plan.weights.filter(hasCodes).map((plan) => plan.tensor));
+  return planning.weights.flatMap((weight) => {
+    const { node, kind } = weight.use;
+    const result = node.outputs.find((output) => output !== undefined);
+    const isOne = kind === 'recurrent' && node.graph === planning.model.graph && quantized.has(weight.value.name);
+    return isOne && result ? [{ tensor: result.name, weight, node }] : [];
+  });
 }
 
 function hasCodes({ quantize }: WeightPlan): boolean {

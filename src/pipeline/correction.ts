@@ -20,7 +20,7 @@ import type { Samples } from '../samples/sample.ts';
 import { deviations, type MomentsState, statisticOf } from '../statistics/index.ts';
 import { floatToHalf, halfToFloat } from '../tensor/half.ts';
 import { channelLayout, type Statistics } from './calibrate.ts';
-import type { CorrectionTarget, NormalizationTarget } from './correction-targets.ts';
+import type { CorrectionTarget, LayerTarget, NormalizationTarget } from './correction-targets.ts';
 import { runnableBytes } from './runnable.ts';
 import type { Simulation } from './simulate.ts';
 import { subModel } from './sub-model.ts';
@@ -37,8 +37,10 @@ export interface CorrectionOptions {
   readonly onProgress?: (done: number, total: number) => void;
   readonly signal?: AbortSignal;
   readonly threads?: number;
+  /** Layers that are not corrected, but for which `before` is called as well. Default none. */
+  readonly others?: readonly LayerTarget[];
   /** Done to layers of one depth before they are measured. */
-  readonly before?: (group: readonly CorrectionTarget[]) => Promise<void>;
+  readonly before?: (group: readonly LayerTarget[]) => Promise<void>;
 }
 
 /**
@@ -57,25 +59,31 @@ export async function correctLayers(
   const known = ({ tensor }: { readonly tensor: string }) => statistics.get(tensor)?.has('moments') === true;
   const found = targets.filter(known);
   const normalizations = (options.normalizations ?? []).filter(known);
-  const results = new Map<Target, Value>([
+  const { others = [] } = options;
+  const results = new Map<Target | LayerTarget, Value>([
     ...found.map((target) => [target, simulation.resultOf(target)] as const),
     ...normalizations.map((target) => [target, target.node.output()] as const),
+    ...others.map((target) => [target, resultOf(target)] as const),
   ]);
   const levels = levelsOf(simulation.model, new Set(results.values()));
   const groups = new Map<number, Group>();
-  const groupOf = (target: Target) => {
+  const groupOf = (target: Target | LayerTarget) => {
     const level = levels.get(results.get(target) as Value) ?? 0;
-    const group = groups.get(level) ?? { layers: [], normalizations: [] };
+    const group = groups.get(level) ?? { layers: [], normalizations: [], others: [] };
     groups.set(level, group);
     return group;
   };
   for (const target of found) groupOf(target).layers.push(target);
   for (const target of normalizations) groupOf(target).normalizations.push(target);
+  for (const target of others) groupOf(target).others.push(target);
   const wantedOf = ({ tensor }: Target) => statistics.get(tensor)?.get('moments') as MomentsState;
   let done = 0;
   for (const level of [...groups.keys()].sort((a, b) => a - b)) {
     const group = groups.get(level) as Group;
-    await options.before?.(group.layers);
+    await options.before?.([...group.layers, ...group.others]);
+    done += group.layers.length + group.normalizations.length + group.others.length;
+    options.onProgress?.(done, results.size);
+    if (group.layers.length + group.normalizations.length === 0) continue;
     const measured = await measure(simulation, group, samples, runtime, options);
     for (const [index, target] of group.layers.entries()) {
       const correction = correct(target, simulation.hasRowScales(target), wantedOf(target), measured.layers[index]);
@@ -84,8 +92,6 @@ export async function correctLayers(
     for (const [index, target] of group.normalizations.entries()) {
       simulation.normalize(target, ...renormalized(target, wantedOf(target), measured.normalizations[index]));
     }
-    done += group.layers.length + group.normalizations.length;
-    options.onProgress?.(done, results.size);
   }
   const left = found.filter((target) => !target.bias).map(({ tensor }) => tensor);
   return { layers: found.length - left.length, left };
@@ -97,6 +103,11 @@ type Target = CorrectionTarget | NormalizationTarget;
 interface Group {
   readonly layers: CorrectionTarget[];
   readonly normalizations: NormalizationTarget[];
+  readonly others: LayerTarget[];
+}
+
+function resultOf({ node }: LayerTarget): Value {
+  return node.outputs.find((output) => output !== undefined) ?? node.output();
 }
 
 /** Channels whose deviation changed by more than this carry more noise than signal, and factors would amplify it. */

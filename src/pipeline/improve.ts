@@ -9,7 +9,7 @@ import type { Statistics } from './calibrate.ts';
 import { type Candidate, planOf, type Trial, tryCandidate } from './candidate.ts';
 import { createCompensator } from './compensation.ts';
 import { correctLayers } from './correction.ts';
-import { correctionTargets } from './correction-targets.ts';
+import { correctionTargets, recurrentTargets } from './correction-targets.ts';
 import { createJudge, type Judge } from './judge.ts';
 import type { CorrectionId, SolverSetting } from './presets.ts';
 import { hasStaticActivations, type Recipe } from './recipe.ts';
@@ -114,26 +114,35 @@ const compensateLayers: Stage = async (best, workshop, onProgress) => {
   const { recipe, samples, runtime } = workshop;
   const reference = planOf(best, recipe);
   const trial = tryCandidate(best, recipe);
-  const { simulation, targets } = trial;
+  const { simulation, targets, recurrent } = trial;
   const schemes = best.results.flatMap(({ tensor, scheme }) => (scheme ? [[tensor, scheme] as const] : []));
   const compensator = createCompensator({
     ...workshop,
     reference,
-    floatTargets: correctionTargets(reference),
+    floatTargets: [...correctionTargets(reference), ...recurrentTargets(reference)],
     schemes: new Map(schemes),
   });
   try {
     await correctLayers(simulation, targets, momentsOf(best), samples, runtime, {
       ...workshop,
       onProgress,
+      others: recurrent,
       before: (group) => compensator.run(simulation, group),
     });
   } finally {
     await compensator.close();
   }
   const left = [...compensator.fallbacks].map(([tensor, because]) => ({ tensor, because }));
+  const reached = new Set([...targets, ...recurrent].map(({ weight }) => weight.value.name));
+  for (const { tensor, kind } of trial.planning.plan.weights) {
+    if (!best.matrices.has(tensor) || reached.has(tensor)) continue;
+    left.push({ tensor, because: kind === 'embedding' ? roundedApart : 'it lies inside a branch or a loop' });
+  }
   return { trial, changed: compensator.changed, left };
 };
+
+/** An input of an embedding picks a row, so that nothing can make up for anything. */
+const roundedApart = 'the nearest codes are the best of an embedding';
 
 const renormalize: Stage = async (best, workshop, onProgress) => {
   const { recipe, samples, runtime } = workshop;

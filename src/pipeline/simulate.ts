@@ -9,7 +9,13 @@ import { SharedConstants, type Weight } from '../lowerings/weight.ts';
 import { fromMatrix } from '../tensor/matrix-view.ts';
 import { Tensor } from '../tensor/tensor.ts';
 import { type Correction, takesGain, withGain } from './correction.ts';
-import { type CorrectionTarget, type NormalizationTarget, setBias, setNormalization } from './correction-targets.ts';
+import {
+  type CorrectionTarget,
+  type LayerTarget,
+  type NormalizationTarget,
+  setBias,
+  setNormalization,
+} from './correction-targets.ts';
 import type { Planning } from './plan.ts';
 
 /** Weight name → its quantized matrix. */
@@ -36,7 +42,7 @@ export interface Simulation {
   correct(target: CorrectionTarget, correction: Correction): void;
   normalize(target: NormalizationTarget, scale: Float32Array, bias: Float32Array | undefined): void;
   /** Gives a layer other codes. */
-  replace(target: CorrectionTarget, matrix: QuantizedMatrix): void;
+  replace(target: LayerTarget, matrix: QuantizedMatrix): void;
   /** True when every output channel has scales of its own, so that a factor can go into them. */
   hasRowScales(target: CorrectionTarget): boolean;
   /** Adds a node that does the layer's work on the same input with the float weight. To be removed after use. */
@@ -64,7 +70,7 @@ export function simulate(planning: Planning, matrices: Matrices): Simulation {
   }
   if (integer && parameters.size > 0) lowerQdq(model, integer, parameters, integerWeights, new SharedConstants(model));
   model.graph.sort();
-  const replace = ({ weight, node }: CorrectionTarget, matrix: QuantizedMatrix) => {
+  const replace = ({ weight, node }: LayerTarget, matrix: QuantizedMatrix) => {
     current.set(weight.value.name, matrix);
     const pair = node.inputs[1]?.producer;
     if (integerWeights.has(weight.value) && pair?.is('DequantizeLinear')) replaceWeight(pair, weight, matrix);
