@@ -171,6 +171,11 @@ export class Builder {
     return this.node('Where', [condition, left, right], shape, {}, this.dtype(left));
   }
 
+  /** Finite `x` where `condition`, of its shape, holds, 0 elsewhere: ONNX Runtime is quicker with a product than with Where. */
+  masked(condition: Value, x: Value): Value {
+    return this.multiply(x, this.cast(condition, this.dtype(x)));
+  }
+
   /** `x` itself where it has the shape already. */
   reshape(x: Value, shape: Shape): Value {
     return sameShape(this.shape(x), shape) ? x : this.node('Reshape', [x, this.ints(...shape)], shape);

@@ -70,7 +70,7 @@ const clip: Rule = ({ node, gradient, needs, build }) => {
     return build.sumTo(build.where(build.compare(comparison, x, bound), gradient, 0), build.shape(bound));
   };
   return [
-    needs(0) ? build.where(build.compare('Equal', x, y), gradient, 0) : undefined,
+    needs(0) ? build.masked(build.compare('Equal', x, y), gradient) : undefined,
     needs(1) ? beyond('Less', 1) : undefined,
     needs(2) ? beyond('Greater', 2) : undefined,
   ];
@@ -205,8 +205,7 @@ export const elementwiseRules: Rules = {
   PRelu: parametricRelu,
   Pow: power,
   Reciprocal: unary((build, g, _, y) => build.unary('Neg', build.multiply(g, build.multiply(y, y)))),
-  // The sign of y is 0 or 1, and a product is twice as fast as Where.
-  Relu: unary((build, g, _, y) => build.multiply(g, build.unary('Sign', y))),
+  Relu: unary((build, g, _, y) => build.masked(build.compare('Greater', y, 0), g)),
   Round: none,
   Sigmoid: unary((build, g, _, y) => build.multiply(g, build.multiply(y, build.subtract(1, y)))),
   Sign: none,
