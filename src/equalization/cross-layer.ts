@@ -27,7 +27,7 @@ export interface CrossLayerOptions {
   readonly activationShare?: number;
   /** Chooses factors by the noise that they cause in place of ranges, see `NoiseOptions`. */
   readonly noise?: NoiseOptions;
-  /** Rounds over all groups. Default 20; 4 with `noise`, where every round is a descent of its own. */
+  /** Rounds over all groups. Default 20; 12 with `noise`, where every round is a descent. */
   readonly maxIterations?: number;
   /** Factors stay between 1/limit and limit. Default 1024. */
   readonly limit?: number;
@@ -50,7 +50,7 @@ const deadShare = 1e-9;
 
 /** Equalizes `model`'s main graph in place. */
 export function equalizeCrossLayers(model: Model, options: CrossLayerOptions = {}): CrossLayerResult {
-  const { clips = 'exact', peaks, maxIterations = options.noise ? 4 : 20, limit = 1024 } = options;
+  const { clips = 'exact', peaks, maxIterations = options.noise ? 12 : 20, limit = 1024 } = options;
   const { groups, refused } = chosenGroups(model.graph, clips, peaks);
   const weights = new Map<Value, Float32Array>();
   const factors = new Map(groups.map((group) => [group, new Float64Array(group.channels).fill(1)]));

@@ -63,6 +63,17 @@ export function quietSteps(
   return terms && minimized(terms, group.channels, project);
 }
 
+/** J of the group under factors for its present weights; undefined where an activation was not measured. */
+export function noiseOf(group: Group, options: NoiseOptions, factors: Float64Array): number | undefined {
+  const slots = [...group.producers, ...group.consumers].filter(({ kind }) => kind === 'weight');
+  const weights = new Map(slots.map(({ node, input }) => [node.input(input), node.input(input).tensor!.floats()]));
+  const terms = termsOf(group, weights, new Map(), options);
+  return terms?.reduce((sum, { ranges, power, weights: own }) => {
+    const step = ranges.reduce((most, range, i) => Math.max(most, range * factors[i] ** power), 0);
+    return sum + step ** 2 * own.reduce((all, weight, i) => all + weight * factors[i] ** (-2 * power), 0);
+  }, 0);
+}
+
 function termsOf(
   group: Group,
   weights: Weights,
@@ -271,13 +282,16 @@ function power24(value: number): number {
 function gradientOf(terms: readonly Term[], logs: Float64Array): Float64Array {
   const gradient = new Float64Array(logs.length);
   let total = 0;
+  const factors = logs.map(Math.exp);
+  const inverse = factors.map((factor) => 1 / factor);
   for (const { ranges, power, weights } of terms) {
-    const scaled = ranges.map((range, i) => range * Math.exp(power * logs[i]));
+    const [own, other] = power === 1 ? [factors, inverse] : [inverse, factors];
+    const scaled = ranges.map((range, i) => range * own[i]);
     const largest = scaled.reduce((a, b) => Math.max(a, b), 0);
     const shares = scaled.map((value) => power24(value / largest));
     const sum = shares.reduce((a, b) => a + b, 0);
     const step = largest * sum ** (1 / norm);
-    const parts = weights.map((weight, i) => weight * Math.exp(-2 * power * logs[i]));
+    const parts = weights.map((weight, i) => weight * other[i] * other[i]);
     const all = parts.reduce((a, b) => a + b, 0);
     const value = step ** 2 * all;
     total += value;

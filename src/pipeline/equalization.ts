@@ -1,12 +1,16 @@
 /** What equalizing passes need to know of the float model's activations: the channels of each, measured on samples. */
 import { HalftoneError } from '../base/errors.ts';
+import { type AwqOptions, type WeighedGroup, weighByActivations } from '../equalization/awq.ts';
 import { findGroups, readingOf } from '../equalization/groups.ts';
+import { productGroups } from '../equalization/smooth.ts';
 import type { Model } from '../graph/model.ts';
 import type { Value } from '../graph/value.ts';
+import { findWeights } from '../lowerings/weight.ts';
 import type { Feeds, Runtime } from '../runtime/runtime.ts';
 import type { Samples } from '../samples/sample.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import { channelLayout, expectedBytes, slicesOf } from './calibrate.ts';
+import { collectMoments } from './moments.ts';
 import { runnableBytes } from './runnable.ts';
 import { subModel } from './sub-model.ts';
 
@@ -37,7 +41,7 @@ export interface Watched {
   readonly axis: number;
 }
 
-/** What `equalizeCrossLayers`, `smooth`, `weighByActivations` and `absorbBiases` ask for: readings, clips, results. */
+/** What `equalizeCrossLayers`, `smooth` and `absorbBiases` ask for: readings, clips, results. */
 export function equalizationNeeds(model: Model): Watched[] {
   const found = new Map<Value, Watched>();
   const add = (value: Value, axis: number) => {
@@ -108,6 +112,33 @@ export async function measureChannels(
 /** The peaks alone, as cross-layer equalization takes them. */
 export function peaksOf(statistics: ReadonlyMap<string, ChannelStatistics>): Map<string, Float64Array> {
   return new Map([...statistics].map(([name, { peak }]) => [name, peak]));
+}
+
+/**
+ * AWQ on samples: measures what it needs, and scales `model` in place.
+ * @throws HalftoneError as `measureChannels`
+ */
+export async function weighOnSamples(
+  model: Model,
+  schemeOf: AwqOptions['schemeOf'],
+  samples: Samples,
+  runtime: Runtime,
+  options: ChannelOptions = {},
+): Promise<WeighedGroup[]> {
+  const groups = productGroups(model);
+  const slots = groups.flatMap(({ consumers }) => consumers).filter(({ node }) => schemeOf(node.input(1).name));
+  const statistics = await measureChannels(model, slots.map(readingOf), samples, runtime, options);
+  const weights = new Map(findWeights(model).map((weight) => [weight.value, weight]));
+  const targets = slots.flatMap(({ node }) => {
+    const weight = weights.get(node.input(1));
+    return weight ? [{ weight, node }] : [];
+  });
+  const moments = await collectMoments(model, targets, samples, runtime, options);
+  return weighByActivations(model, {
+    schemeOf,
+    magnitudes: new Map([...statistics].map(([name, { magnitude }]) => [name, magnitude])),
+    moments: new Map([...moments].flatMap(([name, [first]]) => (first ? [[name, first.moment] as const] : []))),
+  });
 }
 
 function channelSums(name: string) {
