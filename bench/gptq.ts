@@ -53,7 +53,12 @@ async function spend<T>(step: () => Promise<T>): Promise<Spent & { readonly resu
   return { result, wall, processors: (user + system) / 1e6 };
 }
 
-const products = openProducts(await openRuntime(), options.threads ? { threads: Number(options.threads) } : {});
+// Threads that spin between products, while JavaScript works, cost as much again; with other programs beside, twice the time.
+const config = { 'session.intra_op.allow_spinning': '0' };
+const products = openProducts(await openRuntime(), {
+  config,
+  ...(options.threads ? { threads: Number(options.threads) } : {}),
+});
 
 /** Seconds of each step, and what is left of the loss of rounding to nearest. */
 async function measure(size: number, scheme: string): Promise<{ spent: Spent[]; losses: number[] }> {
