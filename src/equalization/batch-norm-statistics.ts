@@ -66,6 +66,12 @@ function follow(node: Node, known: ReadonlyMap<string, Known>): Known | undefine
     }
     case 'Flatten':
       return first.isPooled && node.int('axis', 1) === 1 ? first : undefined;
+    case 'Slice': {
+      const axes = node.ints('axes') ?? node.inputs[3]?.tensor?.integers();
+      return axes?.every((axis) => axis >= 2) ? first : undefined;
+    }
+    case 'Pad':
+      return padded(node, first);
     case 'Concat': {
       const parts = node.inputs.map((_, index) => of(index));
       if (node.int('axis', 0) !== 1 || parts.includes(undefined)) return undefined;
@@ -90,6 +96,22 @@ function follow(node: Node, known: ReadonlyMap<string, Known>): Known | undefine
     default:
       return undefined;
   }
+}
+
+/** Zeros as more channels; around a map they would change its mean. */
+function padded(node: Node, before: Known): Known | undefined {
+  const pads = node.ints('pads') ?? node.inputs[1]?.tensor?.integers();
+  const value = node.inputs[2] ? constant(node.inputs[2])?.floats()[0] : node.float('value', 0);
+  const rank = (pads?.length ?? 0) / 2;
+  if (!pads || rank < 2 || value !== 0 || node.inputs[3] || node.string('mode', 'constant') !== 'constant')
+    return undefined;
+  if (pads.some((pad, index) => pad < 0 || (pad !== 0 && index % rank !== 1))) return undefined;
+  const widened = (numbers: Float64Array) => {
+    const all = new Float64Array(pads[1] + numbers.length + pads[rank + 1]);
+    all.set(numbers, pads[1]);
+    return all;
+  };
+  return { ...before, mean: widened(before.mean), deviation: widened(before.deviation) };
 }
 
 function normalized(node: Node): Known | undefined {

@@ -25,7 +25,10 @@ export interface CrossLayerOptions {
    * of consumers; between, the geometric mean of both. Activations with one scale a tensor gain from more. Default 0.
    */
   readonly activationShare?: number;
-  /** Chooses factors by the noise that they cause in place of ranges, see `NoiseOptions`. */
+  /**
+   * Chooses factors by the noise that they cause in place of ranges, see `NoiseOptions`; then also for groups that a
+   * normalization makes, as SmoothQuant does.
+   */
   readonly noise?: NoiseOptions;
   /** Rounds over all groups. Default 20; 12 with `noise`, where every round is a descent. */
   readonly maxIterations?: number;
@@ -51,7 +54,7 @@ const deadShare = 1e-9;
 /** Equalizes `model`'s main graph in place. */
 export function equalizeCrossLayers(model: Model, options: CrossLayerOptions = {}): CrossLayerResult {
   const { clips = 'exact', peaks, maxIterations = options.noise ? 12 : 20, limit = 1024 } = options;
-  const { groups, refused } = chosenGroups(model.graph, clips, peaks);
+  const { groups, refused } = chosenGroups(model.graph, options);
   const weights = new Map<Value, Float32Array>();
   const factors = new Map(groups.map((group) => [group, new Float64Array(group.channels).fill(1)]));
   for (const slot of groups.flatMap(weightSlots)) weights.set(weightOf(slot), copied(slot));
@@ -94,20 +97,20 @@ const weightSlots = ({ producers, consumers }: Group) =>
 const weightOf = ({ node, input }: Slot) => node.input(input);
 const copied = (slot: Slot) => Float32Array.from(weightOf(slot).tensor!.floats());
 
-function chosenGroups(graph: Graph, clips: ClipChoice, peaks: ChannelPeaks | undefined) {
+function chosenGroups(graph: Graph, options: CrossLayerOptions) {
   const found = findGroups(graph);
   const refused: Refusal[] = [...found.refused];
   const groups = found.groups.filter((group) => {
-    const reason = refusalOf(group, clips, peaks);
+    const reason = refusalOf(group, options);
     if (reason) refused.push(...namesOf(group.producers).map((node) => ({ node, reason })));
     return reason === undefined;
   });
   return { groups, refused };
 }
 
-function refusalOf(group: Group, clips: ClipChoice, peaks: ChannelPeaks | undefined): string | undefined {
+function refusalOf(group: Group, { clips = 'exact', peaks, noise }: CrossLayerOptions): string | undefined {
   const { producers, consumers, limits } = group;
-  if (!producers.some(({ kind }) => kind === 'weight')) return 'no layer makes its input';
+  if (!noise && !producers.some(({ kind }) => kind === 'weight')) return 'no layer makes its input';
   if (!consumers.some(({ kind }) => kind === 'weight')) return 'no layer reads its result';
   if (limits.length === 0) return undefined;
   if (clips === 'keep') return `${limits[0].node.label} does not scale with its input`;
