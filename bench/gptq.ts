@@ -13,19 +13,28 @@ import { type CompensateOptions, compensate, prepareCurvature } from '../src/sol
 import { rtn } from '../src/solvers/rtn.ts';
 import { table } from './report.ts';
 
-/** Inputs of which neighbours, and some far apart, are correlated, some much larger than others: their exact moment. */
-function momentOf(columns: number): Float32Array {
+/** What inputs have in common: the number of factors, and how much less the next one counts. */
+const factors = 64;
+const decay = 0.97;
+
+/** Inputs that are sums of factors and of noise of their own, some larger than others: their exact second moment. */
+async function momentOf(columns: number): Promise<Float32Array> {
   const random = createRandom(7);
-  const sizes = Float64Array.from({ length: columns }, () => 0.2 + random() ** 4 * 4);
-  const moment = new Float32Array(columns * columns);
+  const gaussian = createGaussian(random);
+  const left = new Float32Array(columns * factors);
+  const right = new Float32Array(factors * columns);
+  const noise = new Float32Array(columns);
   for (let i = 0; i < columns; i++) {
-    for (let j = 0; j < columns; j++) {
-      const distance = Math.abs(i - j);
-      const wave = Math.cos((2 * Math.PI * 17 * distance) / columns);
-      const correlation = 0.6 * 0.95 ** distance + 0.3 * wave + (distance === 0 ? 0.1 : 0);
-      moment[i * columns + j] = sizes[i] * sizes[j] * correlation;
+    const size = 0.2 + random() ** 4 * 4;
+    noise[i] = (0.3 * size) ** 2;
+    for (let k = 0; k < factors; k++) {
+      const share = size * gaussian() * decay ** k;
+      left[i * factors + k] = share;
+      right[k * columns + i] = share;
     }
   }
+  const moment = await products.multiply(left, right, columns, factors, columns);
+  for (let i = 0; i < columns; i++) moment[i * (columns + 1)] += noise[i];
   return moment;
 }
 
@@ -63,7 +72,7 @@ const products = openProducts(await openRuntime(), {
 /** Seconds of each step, and what is left of the loss of rounding to nearest. */
 async function measure(size: number, scheme: string): Promise<{ spent: Spent[]; losses: number[] }> {
   const values = Float32Array.from({ length: size * size }, createGaussian(createRandom(1)));
-  const moments = { moment: momentOf(size), mean: new Float32Array(size), count: 4 * size };
+  const moments = { moment: await momentOf(size), mean: new Float32Array(size), count: 4 * size };
   const start = rtn.solve(values, size, size, parseScheme(scheme));
   const product = await spend(() => products.multiply(values, moments.moment, size, size, size));
   const factorization = await spend(() => prepareCurvature(moments, size, { products }));
