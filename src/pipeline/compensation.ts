@@ -98,9 +98,10 @@ export function createCompensator(options: CompensationOptions): Compensator {
           fallbacks.set(name, 'nothing is known of its inputs');
           continue;
         }
+        const hasBias = 'bias' in target && target.bias !== undefined;
         const arithmetic = integer.get(name) === true;
         const limits = { reduceRange: arithmetic && plan.recipe.reduceRange, positiveScale: arithmetic };
-        const result = await compensateWeight(twin, parseScheme(scheme), found, products, limits);
+        const result = await compensateWeight(twin, parseScheme(scheme), found, products, limits, hasBias);
         if (typeof result === 'string') {
           fallbacks.set(name, result);
           continue;
@@ -122,6 +123,8 @@ function keyOf({ tensor, weight }: LayerTarget): string {
 interface LayerMoments {
   readonly moments: Moments;
   readonly cross?: Float32Array;
+  /** Of the float model's inputs. */
+  readonly mean?: Float32Array;
 }
 
 function wrapped(found: ReadonlyMap<string, readonly Moments[]>): Map<string, LayerMoments[]> {
@@ -140,6 +143,7 @@ async function compensateWeight(
   parts: readonly LayerMoments[],
   products: Products,
   limits: Pick<SolveOptions, 'reduceRange' | 'positiveScale'>,
+  hasBias: boolean,
 ): Promise<QuantizedMatrix | string> {
   const { view } = weight.use;
   const { rows, columns } = view;
@@ -148,12 +152,17 @@ async function compensateWeight(
   const height = rows / parts.length;
   const solve = async (own: Scheme): Promise<QuantizedMatrix[] | string> => {
     const solved: QuantizedMatrix[] = [];
-    for (const [index, { moments, cross }] of parts.entries()) {
+    for (const [index, { moments: found, cross, mean }] of parts.entries()) {
+      // Where nothing makes up for the mean of the error, it counts as any other part of it.
+      const moments = hasBias ? found : { ...found, mean: new Float32Array(columns) };
       const part = values.subarray(index * height * columns, (index + 1) * height * columns);
       const target =
-        !cross || moments.count < samplesPerColumn * columns
+        !cross || weight.use.kind === 'recurrent' || moments.count < samplesPerColumn * columns
           ? part
-          : await retarget(part, height, columns, cross, moments, retargetDamping, { products });
+          : await retarget(part, height, columns, cross, moments, retargetDamping, {
+              products,
+              ...(hasBias && mean ? { mean } : {}),
+            });
       const importance = Float32Array.from({ length: columns }, (_, i) => Math.max(moments.moment[i * columns + i], 0));
       const start = solverOf('search').solve(target, height, columns, own, { ...limits, importance });
       const { matrix, fallback } = await compensate(part, height, columns, start, {

@@ -11,7 +11,7 @@ import { createCompensator } from './compensation.ts';
 import { correctLayers } from './correction.ts';
 import { correctionTargets, recurrentTargets } from './correction-targets.ts';
 import { createJudge, type Judge } from './judge.ts';
-import type { CorrectionId, SolverSetting } from './presets.ts';
+import type { CorrectionId } from './presets.ts';
 import { hasStaticActivations, type Recipe } from './recipe.ts';
 import { refineRanges } from './refine-ranges.ts';
 import type { StageResult } from './report.ts';
@@ -33,7 +33,7 @@ export interface Workshop {
   readonly onProgress?: (stage: StageId, done: number, total: number) => void;
 }
 
-export type StageId = SolverSetting | CorrectionId;
+export type StageId = StageResult['stage'];
 
 /** What a stage proposes. */
 interface Proposal {
@@ -88,7 +88,7 @@ function stagesOf(recipe: Recipe): [StageId, Stage][] {
   const has = (id: CorrectionId) => corrections.includes(id);
   const stages: [StageId, Stage][] = [];
   if (has('bias')) stages.push(['bias', correctBiases]);
-  if (solver !== 'nearest') stages.push(['gptq', compensateLayers]);
+  if (solver !== 'nearest') stages.push(['gptq', compensateLayers(false)], ['recurrent', compensateLayers(true)]);
   if (has('normalization')) stages.push(['normalization', renormalize]);
   if (has('ranges') && hasStaticActivations(recipe)) stages.push(['ranges', refine]);
   return stages;
@@ -110,36 +110,45 @@ const correctBiases: Stage = async (best, workshop, onProgress) => {
   return { trial, changed: layers + left.length, left: withoutBias(left) };
 };
 
-const compensateLayers: Stage = async (best, workshop, onProgress) => {
-  const { recipe, samples, runtime } = workshop;
-  const reference = planOf(best, recipe);
-  const trial = tryCandidate(best, recipe);
-  const { simulation, targets, recurrent } = trial;
-  const schemes = best.results.flatMap(({ tensor, scheme }) => (scheme ? [[tensor, scheme] as const] : []));
-  const compensator = createCompensator({
-    ...workshop,
-    reference,
-    floatTargets: [...correctionTargets(reference), ...recurrentTargets(reference)],
-    schemes: new Map(schemes),
-  });
-  try {
-    await correctLayers(simulation, targets, momentsOf(best), samples, runtime, {
+/** @param recurrent the weights of recurrent layers alone, whose errors come back to them, or all others */
+const compensateLayers =
+  (isRecurrent: boolean): Stage =>
+  async (best, workshop, onProgress) => {
+    const { recipe, samples, runtime } = workshop;
+    const reference = planOf(best, recipe);
+    const trial = tryCandidate(best, recipe);
+    const { simulation, targets, recurrent } = trial;
+    if (isRecurrent && recurrent.length === 0) return { trial, changed: 0 };
+    const schemes = best.results.flatMap(({ tensor, scheme }) => (scheme ? [[tensor, scheme] as const] : []));
+    const compensator = createCompensator({
       ...workshop,
-      onProgress,
-      others: recurrent,
-      before: (group) => compensator.run(simulation, group),
+      reference,
+      floatTargets: [...correctionTargets(reference), ...recurrentTargets(reference)],
+      schemes: new Map(schemes),
     });
-  } finally {
-    await compensator.close();
-  }
-  const left = [...compensator.fallbacks].map(([tensor, because]) => ({ tensor, because }));
-  const reached = new Set([...targets, ...recurrent].map(({ weight }) => weight.value.name));
-  for (const { tensor, kind } of trial.planning.plan.weights) {
-    if (!best.matrices.has(tensor) || reached.has(tensor)) continue;
-    left.push({ tensor, because: kind === 'embedding' ? roundedApart : 'it lies inside a branch or a loop' });
-  }
-  return { trial, changed: compensator.changed, left };
-};
+    try {
+      await correctLayers(simulation, targets, momentsOf(best), samples, runtime, {
+        ...workshop,
+        onProgress,
+        others: isRecurrent ? recurrent : [],
+        before: (group) =>
+          compensator.run(
+            simulation,
+            group.filter(({ weight }) => (weight.use.kind === 'recurrent') === isRecurrent),
+          ),
+      });
+    } finally {
+      await compensator.close();
+    }
+    const left = [...compensator.fallbacks].map(([tensor, because]) => ({ tensor, because }));
+    if (isRecurrent) return { trial, changed: compensator.changed, left };
+    const reached = new Set([...targets, ...recurrent].map(({ weight }) => weight.value.name));
+    for (const { tensor, kind } of trial.planning.plan.weights) {
+      if (!best.matrices.has(tensor) || reached.has(tensor)) continue;
+      left.push({ tensor, because: kind === 'embedding' ? roundedApart : 'it lies inside a branch or a loop' });
+    }
+    return { trial, changed: compensator.changed, left };
+  };
 
 /** An input of an embedding picks a row, so that nothing can make up for anything. */
 const roundedApart = 'the nearest codes are the best of an embedding';

@@ -19,6 +19,8 @@ export interface GroupMoments {
   readonly moments: Moments;
   /** [columns, columns], row-major: the mean of x·x̃ᵀ, where there are two. */
   readonly cross: Float32Array | undefined;
+  /** The mean of x: columns numbers. */
+  readonly mean: Float32Array;
 }
 
 /** Up to this many columns a product is not worth a call of ONNX Runtime. */
@@ -39,7 +41,8 @@ export function momentBytes(columns: number): number {
 
 interface GroupSums {
   count: number;
-  readonly sums: Float64Array;
+  /** Of x, and of x̃ where there are two. */
+  readonly sums: readonly Float64Array[];
   /** Undefined before the first rows. */
   moment: Float32Array | Float64Array | undefined;
   cross: Float32Array | Float64Array | undefined;
@@ -56,7 +59,7 @@ export function momentSums(groups: number, columns: number, products: Products, 
   const limit = few ? 0 : Math.max(Math.floor(blockRows(columns) / groups), 256);
   const all: GroupSums[] = Array.from({ length: groups }, () => ({
     count: 0,
-    sums: new Float64Array(columns),
+    sums: Array.from({ length: isCross ? 2 : 1 }, () => new Float64Array(columns)),
     moment: few ? new Float64Array(columns ** 2) : undefined,
     cross: few && isCross ? new Float64Array(columns ** 2) : undefined,
     waiting: undefined,
@@ -82,8 +85,11 @@ export function momentSums(groups: number, columns: number, products: Products, 
       const blocks = others ? [values, others] : [values];
       const rows = keepFinite(blocks, given, columns);
       const own = others ?? values;
-      for (let at = 0; at < rows * columns; at += columns) {
-        for (let column = 0; column < columns; column++) group.sums[column] += own[at + column];
+      for (const [kind, block] of blocks.entries()) {
+        const sums = group.sums[kind];
+        for (let at = 0; at < rows * columns; at += columns) {
+          for (let column = 0; column < columns; column++) sums[column] += block[at + column];
+        }
       }
       group.count += rows;
       if (few) {
@@ -109,8 +115,10 @@ export function momentSums(groups: number, columns: number, products: Products, 
         group.waiting = undefined;
         const { count, sums, moment, cross } = group;
         const empty = new Float64Array(moment && (cross || !isCross) ? 0 : columns ** 2);
+        const means = sums.map((one) => meanOf(one, count));
         results.push({
-          moments: { moment: symmetric(meanOf(moment ?? empty, count), columns), mean: meanOf(sums, count), count },
+          moments: { moment: symmetric(meanOf(moment ?? empty, count), columns), mean: means[means.length - 1], count },
+          mean: means[0],
           cross: isCross ? meanOf(cross ?? empty, count) : undefined,
         });
       }

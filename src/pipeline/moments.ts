@@ -52,6 +52,8 @@ export interface CrossMoments {
   readonly moments: Moments;
   /** [columns, columns], row-major: the mean of x·x̃ᵀ over the same rows; row i belongs to the float model's x[i]. */
   readonly cross: Float32Array;
+  /** The mean of x. */
+  readonly mean: Float32Array;
 }
 
 const defaultMaxBytes = 256 * 2 ** 20;
@@ -127,7 +129,7 @@ export async function collectCrossMoments(
     if (input && twin) addLayer(layers, `${input.key} ${twin.key}`, [input, twin], momentKey(target));
   }
   const found = await collect([left.model, right.model], [...layers.values()], samples, runtime, options);
-  return byName(found, ({ moments, cross }) => ({ moments, cross: cross as Float32Array }));
+  return byName(found, ({ moments, cross, mean }) => ({ moments, mean, cross: cross as Float32Array }));
 }
 
 /** Targets whose weights meet the same rows, in one model or in two. */
