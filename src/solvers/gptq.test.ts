@@ -157,7 +157,6 @@ describe.each(schemes)('%s', (text) => {
       const own = values.subarray(from * columns, to * columns);
       const { matrix } = await compensate(own, to - from, columns, part, options);
       expect(matrix.codes).toEqual(whole.matrix.codes.slice(from * columns, to * columns));
-      // Whether fitted scales are better is decided for all rows of a call.
       expect(matrix.scales).toEqual(some(whole.matrix.scales));
     }
   });

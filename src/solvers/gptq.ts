@@ -27,7 +27,7 @@ export interface CompensateOptions extends CurvatureOptions {
   readonly curvature?: Curvature;
   /** At most so many passes of coordinate descent after the codes are chosen. Default 4. */
   readonly sweeps?: number;
-  /** Fit the scales to the codes then, and run one more pass. Default false. */
+  /** Fit the scales to the codes then, with one more pass. Default false. */
   readonly refit?: boolean;
   /** What the codes are to come near to, in place of the weights: see `retarget`. */
   readonly target?: Float32Array;
@@ -52,8 +52,9 @@ const blockWidth = 32;
 /**
  * Chooses the codes of a quantized matrix again so that the layer's output is kept: GPTQ in activation order with the
  * static groups of `start`, coordinate descent, and a fit of the scales. A row that loses more by GPTQ keeps its codes, which
- * coordinate descent may still improve. Rows are independent: with the same curvature any parts of a matrix get what the whole gets. With other
- * `products`, sums differ by rounding, and numbers that lie next to a border between codes may fall on its other side.
+ * coordinate descent may still improve; no later step lets the loss of a row rise. Rows are independent: with the same
+ * curvature any parts of a matrix get what the whole gets. With other `products`, sums differ by rounding, and numbers that
+ * lie next to a border between codes may fall on its other side.
  * @param values rows·columns finite weights, row-major
  * @param start what `search` found, with the moment's diagonal as importance
  */
@@ -98,8 +99,8 @@ export async function compensate(
   matrix = { ...matrix, codes: inOwnOrder(codes, rows, columns, order) };
   let loss = sum(losses);
   if (refit) {
-    const refitted = await refitOnce(matrix, choice, workshop, least, reduceRange);
-    if (refitted && refitted.loss < loss) ({ matrix, loss } = refitted);
+    matrix = await refitOnce(matrix, choice, workshop, least, reduceRange);
+    loss = sum(losses);
   }
   if (!Number.isFinite(loss) || !Number.isFinite(sum(before))) return failed('the loss is not finite');
   return { matrix, loss, before: sum(before) };
@@ -226,26 +227,26 @@ async function chooseCodes(choice: Choice): Promise<void> {
   }
 }
 
-/** Scales fitted to the codes, with one pass of coordinate descent; undefined where no scale can be fitted. */
+/** The matrix with scales fitted to its codes, and one pass of coordinate descent; the same where no scale can be fitted. */
 async function refitOnce(
   matrix: QuantizedMatrix,
   { losses, curvature, kernel }: Choice,
   workshop: Workshop,
   least: number,
   reduceRange: boolean,
-): Promise<{ readonly matrix: QuantizedMatrix; readonly loss: number } | undefined> {
+): Promise<QuantizedMatrix> {
   const { rows, columns, products } = workshop;
   const { order } = curvature;
   const own = new Residuals(differences(matrix, workshop), rows, columns, undefined, products, least);
   const found = await refitScales(matrix, own, losses, curvature, { products, kernel, reduceRange });
-  if (!found) return undefined;
+  if (!found) return matrix;
   const { matrix: fitted, descended } = found;
-  if (descended) return { matrix: fitted, loss: sum(losses) };
+  if (descended) return fitted;
   const residuals = new Residuals(differences(fitted, workshop), rows, columns, order, products, least);
   const codes = inOrder(fitted.codes, rows, columns, order);
   const rounding = roundingOf(fitted, reduceRange);
   await descend({ codes, residuals, losses, rounding, curvature, blockSize: fitted.blockSize, kernel }, 1);
-  return { matrix: { ...fitted, codes: inOwnOrder(codes, rows, columns, order) }, loss: sum(losses) };
+  return { ...fitted, codes: inOwnOrder(codes, rows, columns, order) };
 }
 
 /**
