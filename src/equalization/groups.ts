@@ -76,16 +76,33 @@ export function findGroups(graph: Graph): Groups {
     if (!members.has(root)) members.set(root, members.size);
     numbers.set(key, members);
   }
+  const parts = <T extends { readonly channels: Int32Array }>(items: readonly T[]): ReadonlyMap<number, T[]> => {
+    const byGroup = new Map<number, T[]>();
+    for (const item of items) {
+      const own = new Map<number, Int32Array>();
+      for (const [place, channel] of item.channels.entries()) {
+        if (!isFree(channel)) continue;
+        const root = channels.find(channel);
+        const key = together.find(root);
+        const mapped = own.get(key) ?? new Int32Array(item.channels.length).fill(-1);
+        mapped[place] = numbers.get(key)?.get(root) ?? -1;
+        own.set(key, mapped);
+      }
+      for (const [key, mapped] of own) byGroup.set(key, [...(byGroup.get(key) ?? []), { ...item, channels: mapped }]);
+    }
+    return byGroup;
+  };
+  const slotsOf = parts(slots);
+  const limitsOf = parts(limits);
+  const valuesOf = parts(
+    [...layouts].flatMap(([value, layout]) =>
+      singleAxis(layout) === undefined ? [] : [{ value, channels: layout.channels }],
+    ),
+  );
+  const nodesOf = parts([...carried].map(([node, layout]) => ({ node, channels: layout.channels })));
   const groups: Group[] = [];
   for (const [key, members] of numbers) {
-    const own = <T extends { readonly channels: Int32Array }>(list: readonly T[]): T[] =>
-      list.flatMap((item) => {
-        const mapped = item.channels.map((channel) =>
-          isFree(channel) && together.find(channels.find(channel)) === key ? members.get(channels.find(channel))! : -1,
-        );
-        return mapped.some((channel) => channel >= 0) ? [{ ...item, channels: mapped }] : [];
-      });
-    const all = own(slots);
+    const all = slotsOf.get(key) ?? [];
     const consumers = all.filter(({ power }) => power === 1);
     const producers = all.filter(({ power, kind }) => power === -1 && kind !== 'offset');
     if (consumers.length === 0 || producers.length === 0) continue;
@@ -94,13 +111,9 @@ export function findGroups(graph: Graph): Groups {
       producers,
       consumers,
       offsets: all.filter(({ kind }) => kind === 'offset'),
-      limits: own(limits),
-      values: own(
-        [...layouts].flatMap(([value, layout]) =>
-          singleAxis(layout) === undefined ? [] : [{ value, channels: layout.channels }],
-        ),
-      ),
-      between: [...carried].flatMap(([node, layout]) => (own([layout]).length > 0 ? [node] : [])),
+      limits: limitsOf.get(key) ?? [],
+      values: valuesOf.get(key) ?? [],
+      between: (nodesOf.get(key) ?? []).map(({ node }) => node),
     });
   }
   return { groups, refused: refusals(tracer) };

@@ -49,7 +49,6 @@ export type Weights = ReadonlyMap<Value, Float32Array>;
 
 /**
  * The steps from the factors so far to better ones, one for each channel; undefined where an activation was not measured.
- * @param groupOf the group whose channels a layer makes, by the layer's slot as a consumer
  * @param project moves factors, in place of what they would be without limits, to allowed ones
  */
 export function quietSteps(
@@ -85,8 +84,11 @@ function termsOf(
   const own = factorsOf.get(group) ?? new Float64Array(channels).fill(1);
   const terms: Term[] = [];
   const loudness = new Float64Array(channels);
-  const weightStep = 1 / (2 ** (weightBits - 1) - 1);
-  const readings = new Set<Value>();
+  const weightSteps = (slot: Slot) => {
+    const values = weights.get(slot.node.input(slot.input)) as Float32Array;
+    return magnitudes(slot, values, channels).map((range) => range / (2 ** (weightBits - 1) - 1));
+  };
+  const readings = new Map<Value, Float64Array>();
   for (const slot of consumers.filter(({ kind }) => kind === 'weight')) {
     const { value } = readingOf(slot);
     const seen = statistics.get(value.name);
@@ -95,29 +97,27 @@ function termsOf(
     if (!noise) return undefined;
     const { perInput, gain } = noise;
     const energy = new Float64Array(channels);
+    const heard = readings.get(value) ?? new Float64Array(channels);
+    readings.set(value, heard);
     for (const [place, channel] of slot.channels.entries()) {
       if (channel < 0) continue;
       loudness[channel] += gain[place];
+      heard[channel] += gain[place];
       energy[channel] += (perInput[place] * (seen.mean[place] ** 2 + seen.deviation[place] ** 2)) / own[channel] ** 2;
     }
-    const ranges = magnitudes(slot, weights.get(slot.node.input(slot.input))!, channels).map(
-      (range) => range * weightStep,
-    );
-    terms.push({ ranges, power: 1, weights: energy });
-    readings.add(value);
+    // Where each channel has a scale of its own, a depthwise layer does not mind factors.
+    if (perChannel && isDepthwise(slot)) continue;
+    terms.push({ ranges: weightSteps(slot), power: 1, weights: energy });
   }
   for (const slot of producers.filter(({ kind }) => kind === 'weight')) {
     const energy = perChannel ? undefined : inputEnergy(slot, factorsOf, statistics);
     if (!energy) continue;
-    const ranges = magnitudes(slot, weights.get(slot.node.input(slot.input))!, channels).map(
-      (range) => range * weightStep,
-    );
     const counted = loudness.slice();
     for (const [place, channel] of slot.channels.entries()) if (channel >= 0) counted[channel] *= energy[place];
-    terms.push({ ranges, power: -1, weights: counted });
+    terms.push({ ranges: weightSteps(slot), power: -1, weights: counted });
   }
   if (activationBits !== undefined) {
-    for (const value of readings) {
+    for (const [value, heard] of readings) {
       const seen = statistics.get(value.name)!;
       const slot = consumers.find((one) => readingOf(one).value === value)!;
       const isSigned = Array.from(seen.least).some((least) => least < 0);
@@ -127,7 +127,7 @@ function termsOf(
         const peak = Math.max(seen.most[place], -seen.least[place]) * (isSigned ? 2 : 1);
         ranges[channel] = Math.max(ranges[channel], peak / own[channel] / (2 ** activationBits - 1));
       }
-      terms.push({ ranges, power: -1, weights: loudness.slice() });
+      terms.push({ ranges, power: -1, weights: heard });
     }
   }
   return terms.filter(({ ranges }) => ranges.some((range) => range > 0));
@@ -138,6 +138,12 @@ interface OutputNoise {
   readonly gain: Float64Array;
   /** For each place: what noise of the weights counts, for a unit of energy there. */
   readonly perInput: Float64Array;
+}
+
+/** One input and one output channel a group. */
+function isDepthwise({ node, channels, blocks }: Slot): boolean {
+  const shape = node.input(1).tensor?.shape;
+  return node.op === 'Conv' && shape?.[1] === 1 && blocks === channels.length && shape[0] === blocks && blocks > 1;
 }
 
 /** Depthwise layers ask the layer behind them; others count noise relative to the energy of their results. */
@@ -157,9 +163,7 @@ function outputNoise(
   const { shape } = axes.weight;
   const outputs = shape[axes.makes.axis] * axes.makes.blocks;
   const taps = values.length / (shape[0] * shape[1]);
-  const isDepthwise =
-    node.op === 'Conv' && shape[1] === 1 && slot.blocks === places && outputs === places && places > 1;
-  const behind = isDepthwise ? groupMadeBy(slot, factorsOf) : undefined;
+  const behind = isDepthwise(slot) ? groupMadeBy(slot, factorsOf) : undefined;
   if (behind) {
     const next = new Float64Array(places);
     for (const consumer of behind.group.consumers.filter(({ kind }) => kind === 'weight')) {

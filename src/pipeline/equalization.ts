@@ -1,7 +1,10 @@
 /** What equalizing passes need to know of the float model's activations: the channels of each, measured on samples. */
 import { HalftoneError } from '../base/errors.ts';
 import { type AwqOptions, type WeighedGroup, weighByActivations } from '../equalization/awq.ts';
+import type { ClipChoice } from '../equalization/clips.ts';
+import { type CrossLayerResult, equalizeCrossLayers } from '../equalization/cross-layer.ts';
 import { findGroups, readingOf } from '../equalization/groups.ts';
+import type { NoiseOptions } from '../equalization/noise.ts';
 import { productGroups } from '../equalization/smooth.ts';
 import type { Model } from '../graph/model.ts';
 import type { Value } from '../graph/value.ts';
@@ -112,6 +115,28 @@ export async function measureChannels(
 /** The peaks alone, as cross-layer equalization takes them. */
 export function peaksOf(statistics: ReadonlyMap<string, ChannelStatistics>): Map<string, Float64Array> {
   return new Map([...statistics].map(([name, { peak }]) => [name, peak]));
+}
+
+export interface OnSamplesOptions extends ChannelOptions {
+  /** What is going to be quantized. */
+  readonly noise: Omit<NoiseOptions, 'statistics'>;
+  /** See `ClipChoice`. Default `shared`: nothing is added to the graph. */
+  readonly clips?: ClipChoice;
+}
+
+/**
+ * Equalizes `model` in place by the noise that quantization is going to make, which covers what cross-layer equalization
+ * and SmoothQuant do. Not always for the better: keep it only where held-out samples come out better quantized.
+ * @throws HalftoneError as `measureChannels`
+ */
+export async function equalizeOnSamples(
+  model: Model,
+  samples: Samples,
+  runtime: Runtime,
+  { noise, clips = 'shared', ...options }: OnSamplesOptions,
+): Promise<CrossLayerResult> {
+  const statistics = await measureChannels(model, equalizationNeeds(model), samples, runtime, options);
+  return equalizeCrossLayers(model, { clips, peaks: peaksOf(statistics), noise: { ...noise, statistics } });
 }
 
 /**
