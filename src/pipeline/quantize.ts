@@ -1,5 +1,6 @@
 /** The whole way from a float model to a quantized one with its report: seven steps, each a plain value. */
 import { HalftoneError } from '../base/errors.ts';
+import { batchNormStatistics } from '../equalization/batch-norm-statistics.ts';
 import { serializedBytes } from '../files/onnx/write.ts';
 import { parseScheme } from '../formats/scheme.ts';
 import { inferDtypes } from '../graph/dtypes.ts';
@@ -12,6 +13,7 @@ import type { Runtime } from '../runtime/runtime.ts';
 import { watchFinite } from '../samples/finite.ts';
 import type { Samples } from '../samples/sample.ts';
 import { take } from '../samples/select.ts';
+import { correctFromStatistics } from './analytic.ts';
 import { lowerModel, tidy } from './apply.ts';
 import { calibrate, type Need, type Statistics } from './calibrate.ts';
 import { applyCorrections, type Candidate, planOf } from './candidate.ts';
@@ -199,8 +201,15 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
       onProgress: (stage, done, total) => options.onProgress?.({ step: 'correct', done, total, detail: stage }),
     }));
     if (candidate !== first.candidate) planning = planOf(candidate, recipe);
+  } else if (recipe.corrections.includes('bias')) {
+    candidate = correctFromStatistics(candidate, batchNormStatistics(model), recipe);
   }
   const notes = [...planning.plan.notes, ...interfaceNotes(model), ...stageNotes(stages ?? [])];
+  if (!stages && candidate.biases.size > 0) {
+    notes.push(
+      `Biases of ${candidate.biases.size} layers were corrected by the statistics of BatchNormalization; samples would tell more.`,
+    );
+  }
   const { matrices, results, statistics } = candidate;
   applyCorrections(candidate, planning);
   const result = planning.model;
