@@ -7,7 +7,7 @@ import { ranges } from '../ranges/index.ts';
 import { correctionIds, presetIds, solverSettings } from './presets.ts';
 import type { Recipe, Rule, RuleMatch, RuleUse, WeightRange } from './recipe.ts';
 
-export const weightRanges: readonly WeightRange[] = ['search', 'min-max', 'percentile', 'entropy', 'mse'];
+export const weightRanges: readonly WeightRange[] = ['search', 'hqq', 'min-max', 'percentile', 'entropy', 'mse'];
 
 const weightKinds = Object.keys({
   convolution: true,

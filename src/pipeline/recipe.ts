@@ -13,8 +13,11 @@ export { recipeKeys, weightRanges } from './recipe-checks.ts';
 /** How activations are treated: left float, quantized while the model runs, or with ranges fixed by calibration. */
 export type ActivationSetting = 'none' | 'dynamic' | FormatId;
 
-/** `search` is the scale search with least-squares refit; the others fix the range and round. */
-export type WeightRange = 'search' | Exclude<RangeId, 'moving-average'>;
+/**
+ * `search` is the scale search with least-squares refit, `hqq` half-quadratic quantization of zero points; the others fix
+ * the range and round.
+ */
+export type WeightRange = 'search' | 'hqq' | Exclude<RangeId, 'moving-average'>;
 
 /** All given conditions must hold. Names may hold `*`, which stands for any text. */
 export interface RuleMatch {

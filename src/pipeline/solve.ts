@@ -136,10 +136,10 @@ function jobsOf(
     shape: tensor.shape,
     data: source?.range ?? tensor.bytes,
     rowAxes: permutation.slice(0, rowAxes),
-    solver: quantize.range === 'search' ? ('search' as const) : ('rtn' as const),
+    solver: quantize.range === 'search' || quantize.range === 'hqq' ? quantize.range : ('rtn' as const),
     scheme: quantize.scheme,
     options: {
-      ...(quantize.range === 'search' ? {} : { range: quantize.range }),
+      ...(quantize.range === 'search' || quantize.range === 'hqq' ? {} : { range: quantize.range }),
       percentile: recipe.percentile,
       reduceRange: recipe.reduceRange && integer,
       positiveScale: integer,

@@ -17,13 +17,16 @@ export interface Products {
   close(): Promise<void>;
 }
 
+/** Threads that wait for the next product would take the time of what is computed between. */
+const quiet = { 'session.intra_op.allow_spinning': '0' };
+
 /** Loads a model of one operator for each kind of product, when it is first asked for. */
 export function openProducts(runtime: Runtime, options: SessionOptions = {}): Products {
   const sessions = new Map<string, Promise<Session>>();
   const session = (name: string, make: () => Model) => {
     const known = sessions.get(name);
     if (known) return known;
-    const opened = runtime.open(writeOnnx(make()), options);
+    const opened = runtime.open(writeOnnx(make()), { ...options, config: { ...quiet, ...options.config } });
     sessions.set(name, opened);
     // What failed is tried again by the next product.
     opened.catch(() => sessions.get(name) === opened && sessions.delete(name));
