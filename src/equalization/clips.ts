@@ -18,8 +18,8 @@ export type ClipChoice = 'keep' | 'exact' | 'unbounded' | 'shared';
 /** Largest magnitude of each channel that an activation was seen to have, by the name of the value. */
 export type ChannelPeaks = ReadonlyMap<string, ArrayLike<number>>;
 
-/** How far beyond the peak that was seen a value may go without coming to a bound. */
-const margin = 1.25;
+/** How many times the peak that was seen a value may be without coming to a bound: samples do not show every peak. */
+const margin = 2;
 
 /** What becomes of a clip; counts the changes. */
 export function clipChanges(

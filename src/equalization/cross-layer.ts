@@ -30,7 +30,7 @@ export interface CrossLayerOptions {
    * normalization makes, as SmoothQuant does.
    */
   readonly noise?: NoiseOptions;
-  /** Rounds over all groups. Default 20; 12 with `noise`, where every round is a descent. */
+  /** Rounds over all groups. Default 20; 3 with `noise`, where every round is a descent. */
   readonly maxIterations?: number;
   /** Factors stay between 1/limit and limit. Default 1024. */
   readonly limit?: number;
@@ -53,7 +53,7 @@ const deadShare = 1e-9;
 
 /** Equalizes `model`'s main graph in place. */
 export function equalizeCrossLayers(model: Model, options: CrossLayerOptions = {}): CrossLayerResult {
-  const { clips = 'exact', peaks, maxIterations = options.noise ? 12 : 20, limit = 1024 } = options;
+  const { clips = 'exact', peaks, maxIterations = options.noise ? 3 : 20, limit = 1024 } = options;
   const { groups, refused } = chosenGroups(model.graph, options);
   const weights = new Map<Value, Float32Array>();
   const factors = new Map(groups.map((group) => [group, new Float64Array(group.channels).fill(1)]));

@@ -71,7 +71,11 @@ export function scaleGroup(
     multiply(slot, values, factors);
     setConstant(slot.node, slot.input, Tensor.float32(tensor.shape, values));
   }
-  for (const limit of group.limits) scaleLimit(limit, factors, clipOf(limit));
+  for (const limit of group.limits) {
+    const { graph } = limit.node;
+    scaleLimit(limit, factors, clipOf(limit));
+    graph.removeUnusedInitializers();
+  }
 }
 
 /** Replaces a constant input; beside the old one where others read that, too. */
@@ -119,7 +123,6 @@ function scaleLimit({ node, axis, channels, low, high }: Limit, factors: Float64
     value = made.output();
   }
   graph.remove(node);
-  graph.removeUnusedInitializers();
 }
 
 /** What a pass did to one group. */
