@@ -6,6 +6,7 @@
 import type { Model } from '../graph/model.ts';
 import type { Node } from '../graph/node.ts';
 import { clippedNormal, leakyNormal, type Moments } from './normal.ts';
+import type { ScaledGroup } from './scale.ts';
 import { constant } from './tracer.ts';
 
 /** One number for each channel: axis 1, which is the last one behind a pooling that was made a matrix. */
@@ -34,6 +35,25 @@ export function batchNormStatistics(model: Model): Map<string, ChannelMoments> {
     if (found) known.set(node.output().name, found);
   }
   return new Map([...known].map(([name, { mean, deviation }]) => [name, { mean, deviation }]));
+}
+
+/** The statistics behind a pass that divided channels: what was known before it still is. */
+export function dividedStatistics(
+  statistics: ReadonlyMap<string, ChannelMoments>,
+  scaled: readonly Pick<ScaledGroup, 'divisors'>[],
+): Map<string, ChannelMoments> {
+  const result = new Map(statistics);
+  for (const { divisors } of scaled) {
+    for (const [name, own] of divisors) {
+      const known = result.get(name);
+      if (known?.mean.length !== own.length) continue;
+      result.set(name, {
+        mean: known.mean.map((mean, channel) => mean / own[channel]),
+        deviation: known.deviation.map((deviation, channel) => deviation / own[channel]),
+      });
+    }
+  }
+  return result;
 }
 
 function follow(node: Node, known: ReadonlyMap<string, Known>): Known | undefined {

@@ -13,9 +13,10 @@ import { cloneModel, prepare } from '../pipeline/prepare.ts';
 import { openRuntime } from '../runtime/node.ts';
 import type { Feeds } from '../runtime/runtime.ts';
 import { sizeOf, Tensor } from '../tensor/tensor.ts';
-import { batchNormStatistics } from './batch-norm-statistics.ts';
+import { batchNormStatistics, dividedStatistics } from './batch-norm-statistics.ts';
 import { absorbBiases } from './bias-absorption.ts';
 import { analyticBiasCorrection } from './bias-correction.ts';
+import { equalizeCrossLayers } from './cross-layer.ts';
 
 const runtime = await openRuntime();
 
@@ -78,6 +79,23 @@ describe('statistics without data', () => {
     expectNear(pool.mean, seen.get(pooled.name)!.mean, 0.15);
     for (const [channel, value] of pool.deviation.entries()) {
       expect(value).toBeGreaterThan(seen.get(pooled.name)!.deviation[channel]);
+    }
+  });
+
+  test('follow the factors of equalization', async () => {
+    const b = new Builder();
+    const x = b.add('Relu', [b.conv(b.input('x', [1, 3, 5, 5]), 3, 4)]);
+    const y = b.add('Add', [b.conv(x, 4, 4, [3, 3], 4), x]);
+    const { model } = b.output(b.conv(y, 4, 2));
+    const feeds = [1, 2].map((seed) => ({ x: noise([1, 3, 5, 5], seed) }));
+    const measured = (one: Model) => measureChannels(one, equalizationNeeds(one), samplesOf(feeds), runtime);
+    const before = await measured(model);
+    const { scaled } = equalizeCrossLayers(model);
+    const [after, divided] = [await measured(model), dividedStatistics(before, scaled)];
+    expect([...divided.keys()]).toEqual([...after.keys()]);
+    for (const [name, { mean, deviation }] of divided) {
+      expectNear(mean, after.get(name)!.mean, 1e-5);
+      expectNear(deviation, after.get(name)!.deviation, 1e-5);
     }
   });
 
