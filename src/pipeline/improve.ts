@@ -2,6 +2,8 @@
  * Makes the quantized model better, stage after stage. A stage proposes a candidate, held-out samples judge it, and it is
  * kept only where its outputs are closer to the float model's.
  */
+import { formatOf } from '../formats/index.ts';
+import { parseScheme } from '../formats/scheme.ts';
 import type { Model } from '../graph/model.ts';
 import type { Runtime } from '../runtime/runtime.ts';
 import type { Samples } from '../samples/sample.ts';
@@ -10,6 +12,7 @@ import { type Candidate, planOf, type Trial, tryCandidate } from './candidate.ts
 import { createCompensator } from './compensation.ts';
 import { correctLayers } from './correction.ts';
 import { correctionTargets, recurrentTargets } from './correction-targets.ts';
+import { equalizeLayers, smoothActivations, weighChannels } from './equalizing-stages.ts';
 import { createJudge, type Judge } from './judge.ts';
 import type { CorrectionId } from './presets.ts';
 import { hasStaticActivations, type Recipe } from './recipe.ts';
@@ -36,14 +39,14 @@ export interface Workshop {
 export type StageId = StageResult['stage'];
 
 /** What a stage proposes. */
-interface Proposal {
+export interface Proposal {
   readonly trial: Trial;
   /** Layers, groups, blocks or tensors that it changed. */
   readonly changed: number;
   readonly left?: StageResult['left'];
 }
 
-type Stage = (
+export type Stage = (
   best: Candidate,
   workshop: Workshop,
   progress: (done: number, total: number) => void,
@@ -87,10 +90,16 @@ function stagesOf(recipe: Recipe): [StageId, Stage][] {
   const { solver, corrections } = recipe;
   const has = (id: CorrectionId) => corrections.includes(id);
   const stages: [StageId, Stage][] = [];
+  const isStatic = hasStaticActivations(recipe);
+  const scheme = recipe.weights === 'float' ? undefined : parseScheme(recipe.weights);
+  if (has('cross-layer') && (isStatic || scheme?.granularity.kind === 'tensor'))
+    stages.push(['cross-layer', equalizeLayers]);
+  if (has('smooth') && isStatic) stages.push(['smooth', smoothActivations]);
+  if (has('awq') && scheme && formatOf(scheme.format).bits < 8) stages.push(['awq', weighChannels]);
   if (has('bias')) stages.push(['bias', correctBiases]);
   if (solver !== 'nearest') stages.push(['gptq', compensateLayers(false)], ['recurrent', compensateLayers(true)]);
   if (has('normalization')) stages.push(['normalization', renormalize]);
-  if (has('ranges') && hasStaticActivations(recipe)) stages.push(['ranges', refine]);
+  if (has('ranges') && isStatic) stages.push(['ranges', refine]);
   return stages;
 }
 

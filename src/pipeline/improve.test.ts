@@ -1,0 +1,122 @@
+/** Stages: what they bring where there is something to gain, what they leave, and that the gate holds. */
+import { describe, expect, it } from 'vitest';
+import { Builder, samplesOf } from '../../test/support/static.ts';
+import { createGaussian, createRandom } from '../base/random.ts';
+import { writeOnnx } from '../files/onnx/write.ts';
+import type { Model } from '../graph/model.ts';
+import { openRuntime } from '../runtime/node.ts';
+import { Tensor } from '../tensor/tensor.ts';
+import { compare } from './compare.ts';
+import { presetIds, presets } from './presets.ts';
+import { type QuantizeOptions, quantizeModel } from './quantize.ts';
+import type { Report } from './report.ts';
+
+const runtime = await openRuntime('onnxruntime-node');
+
+const gaussianTensor = (shape: readonly number[], seed: number, factor: (index: number) => number = () => 1) => {
+  const gaussian = createGaussian(createRandom(seed));
+  const size = shape.reduce((a, b) => a * b, 1);
+  return Tensor.float32(
+    shape,
+    Float32Array.from({ length: size }, (_, index) => gaussian() * factor(index)),
+  );
+};
+
+const samples = (shape: readonly number[], count: number, seed = 0) =>
+  samplesOf(Array.from({ length: count }, (_, index) => ({ x: gaussianTensor(shape, seed + index + 1) })));
+
+/** Channels between the layers differ a thousandfold in one weight, and the other way round in the next. */
+function unequal(): Model {
+  const b = new Builder();
+  const weight = (shape: readonly number[], seed: number, factor: (index: number) => number) =>
+    b.graph.addInitializer('w', gaussianTensor(shape, seed, factor));
+  const size = (channel: number) => 10 ** ((3 * channel) / 15);
+  const first = weight([16, 8, 3, 3], 7, (index) => size(Math.floor(index / 72)));
+  const second = weight([12, 16, 3, 3], 8, (index) => 1 / size(Math.floor(index / 9) % 16));
+  const hidden = b.add('Relu', [b.add('Conv', [b.input('x', [1, 8, 12, 12]), first])]);
+  return b.output(b.add('Conv', [hidden, second])).model;
+}
+
+function perceptron(): Model {
+  const b = new Builder();
+  const hidden = b.add('Relu', [b.add('Gemm', [b.input('x', [4, 64]), b.weight([64, 96]), b.weight([96])])]);
+  return b.output(b.add('Gemm', [hidden, b.weight([96, 10]), b.weight([10])])).model;
+}
+
+const stageOf = (report: Report, id: string) => report.stages?.find(({ stage }) => stage === id);
+
+describe('stages', () => {
+  it('cross-layer lets one scale serve a tensor whose channels differ a thousandfold', async () => {
+    const model = unequal();
+    const options: QuantizeOptions = {
+      ...{ weights: 'int8:tensor', activations: 'uint8', calibration: samples([1, 8, 12, 12], 24) },
+      corrections: ['cross-layer', 'bias'],
+    };
+    const { model: result, report } = await quantizeModel(model, options, runtime);
+    expect(stageOf(report, 'cross-layer')).toMatchObject({ kept: true });
+    expect(stageOf(report, 'cross-layer')?.gain).toBeGreaterThan(10);
+    const { outputs } = await compare(model, result, samples([1, 8, 12, 12], 8, 900), runtime);
+    const plain = await quantizeModel(model, { ...options, corrections: ['bias'] }, runtime);
+    const before = await compare(model, plain.model, samples([1, 8, 12, 12], 8, 900), runtime);
+    expect(outputs[0].sqnr).toBeGreaterThan(before.outputs[0].sqnr + 5);
+  });
+
+  it('ranges bring outputs closer where the method chose badly', async () => {
+    const options: QuantizeOptions = {
+      ...{ activations: 'uint8', range: 'percentile', percentile: 80, calibration: samples([4, 64], 64) },
+      corrections: ['bias', 'ranges'],
+    };
+    const { report } = await quantizeModel(perceptron(), options, runtime);
+    expect(stageOf(report, 'ranges')).toMatchObject({ kept: true });
+    expect(stageOf(report, 'ranges')?.gain).toBeGreaterThan(1);
+    expect(report.comparison?.outputs[0].sqnr).toBeGreaterThan(stageOf(report, 'bias')?.sqnr ?? 0);
+  });
+
+  it('measures time by the clock that it is given, and only then', async () => {
+    let now = 0;
+    const clock = () => {
+      now += 500;
+      return now;
+    };
+    const calibration = samples([4, 64], 16);
+    const timed = await quantizeModel(perceptron(), { calibration, clock }, runtime);
+    expect(stageOf(timed.report, 'bias')?.seconds).toBeGreaterThanOrEqual(0.5);
+    const plain = await quantizeModel(perceptron(), { calibration }, runtime);
+    expect(stageOf(plain.report, 'bias')).not.toHaveProperty('seconds');
+  });
+});
+
+describe('presets', () => {
+  it.each(presetIds)('%s: runs the stages that it names, and gives the same bytes again', async (preset) => {
+    const options: QuantizeOptions = {
+      ...{ preset, weights: 'int3:g16', uniform: true, activations: 'none' },
+      ...{ calibration: samples([4, 64], 48), compare: false },
+    };
+    const [one, two] = [
+      await quantizeModel(perceptron(), options, runtime),
+      await quantizeModel(perceptron(), options, runtime),
+    ];
+    expect(one.report.plan.recipe).toMatchObject({
+      solver: presets[preset].solver,
+      corrections: presets[preset].corrections,
+    });
+    expect(stageOf(one.report, 'bias')).toBeDefined();
+    expect(stageOf(one.report, 'gptq') !== undefined).toBe(preset !== 'fast');
+    expect(Buffer.compare(writeOnnx(one.model), writeOnnx(two.model))).toBe(0);
+  });
+
+  it('need samples beyond fast', async () => {
+    const attempt = quantizeModel(perceptron(), { preset: 'balanced' }, runtime);
+    await expect(attempt).rejects.toThrow('preset balanced: expected samples of real use, got none');
+  });
+
+  it('are overridden by what is said beside them', async () => {
+    const calibration = samples([4, 64], 16);
+    const { report } = await quantizeModel(
+      perceptron(),
+      { preset: 'best', solver: 'nearest', corrections: [], calibration },
+      runtime,
+    );
+    expect(report.stages).toBeUndefined();
+  });
+});
