@@ -32,8 +32,9 @@ export interface WeighedGroup extends ScaledGroup {
 /** α = 0, 0.05 … 0.95 (llm-awq, auto_scale.py). */
 const steps = 20;
 
-/** Products of a row's error with the second moment that are tried: more rows are looked at in part, evenly spread. */
-const largestWork = 2 ** 26;
+/** Products with the second moment for one α, and the rows that are looked at in any case: of more rows, evenly spread ones. */
+const largestWork = 2 ** 24;
+const fewestRows = 64;
 
 /** Scales, in place, the groups that matrix products read, where the error falls. Outputs stay what they were. */
 export function weighByActivations(model: Model, options: AwqOptions): WeighedGroup[] {
@@ -76,7 +77,7 @@ function lossOf(slot: Slot, { schemeOf, moments }: AwqOptions): ((factors: Float
   const view = matrixView(tensor.shape, [axes.makes.axis]);
   const { columns } = view;
   const whole = toMatrix(tensor.floats(), view);
-  const count = Math.max(1, Math.min(view.rows, Math.floor(largestWork / columns ** 2)));
+  const count = Math.min(view.rows, Math.max(fewestRows, Math.floor(largestWork / columns ** 2)));
   const weights = new Float32Array(count * columns);
   for (let row = 0; row < count; row++) {
     const from = Math.floor((row * view.rows) / count) * columns;
