@@ -1,6 +1,8 @@
 /** What equalizing passes need to know of the float model's activations: the channels of each, measured on samples. */
 import { HalftoneError } from '../base/errors.ts';
 import { type AwqOptions, type WeighedGroup, weighByActivations } from '../equalization/awq.ts';
+import { dividedStatistics } from '../equalization/batch-norm-statistics.ts';
+import { type AbsorbedGroup, absorbBiases } from '../equalization/bias-absorption.ts';
 import type { ClipChoice } from '../equalization/clips.ts';
 import { type CrossLayerResult, equalizeCrossLayers } from '../equalization/cross-layer.ts';
 import { findGroups, readingOf } from '../equalization/groups.ts';
@@ -126,7 +128,7 @@ export interface OnSamplesOptions extends ChannelOptions {
 
 /**
  * Equalizes `model` in place by the noise that quantization is going to make, which covers what cross-layer equalization
- * and SmoothQuant do. Not always for the better: keep it only where held-out samples come out better quantized.
+ * and SmoothQuant do, and absorbs biases that lie above what Relu cuts off. Not always for the better: keep it only where held-out samples come out better quantized.
  * @throws HalftoneError as `measureChannels`
  */
 export async function equalizeOnSamples(
@@ -134,9 +136,10 @@ export async function equalizeOnSamples(
   samples: Samples,
   runtime: Runtime,
   { noise, clips = 'shared', ...options }: OnSamplesOptions,
-): Promise<CrossLayerResult> {
+): Promise<CrossLayerResult & { readonly absorbed: readonly AbsorbedGroup[] }> {
   const statistics = await measureChannels(model, equalizationNeeds(model), samples, runtime, options);
-  return equalizeCrossLayers(model, { clips, peaks: peaksOf(statistics), noise: { ...noise, statistics } });
+  const result = equalizeCrossLayers(model, { clips, peaks: peaksOf(statistics), noise: { ...noise, statistics } });
+  return { ...result, absorbed: absorbBiases(model, dividedStatistics(statistics, result.scaled)) };
 }
 
 /**

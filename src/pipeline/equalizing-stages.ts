@@ -36,8 +36,11 @@ const countScaled = (groups: readonly ScaledGroup[]) =>
 /** Ranges of channels are balanced between neighbouring layers, and with the activations between them. */
 export const equalizeLayers = equalizing(async (model, _, workshop) => {
   const noise = noiseOf(workshop.recipe);
-  const { scaled } = await equalizeOnSamples(model, workshop.samples, workshop.runtime, { ...workshop, noise });
-  return countScaled(scaled);
+  const { scaled, absorbed } = await equalizeOnSamples(model, workshop.samples, workshop.runtime, {
+    ...workshop,
+    noise,
+  });
+  return countScaled(scaled) + absorbed.length;
 });
 
 /** SmoothQuant, with the strength that suits each group. */
