@@ -16,6 +16,7 @@ import { equalizeLayers, smoothActivations, weighChannels } from './equalizing-s
 import { createJudge, type Judge } from './judge.ts';
 import type { CorrectionId } from './presets.ts';
 import { hasStaticActivations, type Recipe } from './recipe.ts';
+import { reconstruct } from './reconstruction.ts';
 import { refineRanges } from './refine-ranges.ts';
 import type { StageResult } from './report.ts';
 
@@ -25,6 +26,8 @@ export interface Workshop {
   readonly float: Model;
   /** Samples that corrections and solvers are fitted to. */
   readonly samples: Samples;
+  /** Those that judge, and tell a block of the reconstruction when to stop. */
+  readonly heldOut: Samples;
   readonly judge: Judge;
   readonly runtime: Runtime;
   /** Calibrates a model anew, and chooses its codes: for models that were changed before they are quantized. */
@@ -98,6 +101,7 @@ function stagesOf(recipe: Recipe): [StageId, Stage][] {
   if (has('awq') && scheme && formatOf(scheme.format).bits < 8) stages.push(['awq', weighChannels]);
   if (has('bias')) stages.push(['bias', correctBiases]);
   if (solver !== 'nearest') stages.push(['gptq', compensateLayers(false)], ['recurrent', compensateLayers(true)]);
+  if (solver === 'reconstruction') stages.push(['reconstruction', reconstructBlocks]);
   if (has('normalization')) stages.push(['normalization', renormalize]);
   if (has('ranges') && isStatic) stages.push(['ranges', refine]);
   return stages;
@@ -158,6 +162,18 @@ const compensateLayers =
     }
     return { trial, changed: compensator.changed, left };
   };
+
+const reconstructBlocks: Stage = async (best, workshop, onProgress) => {
+  const trial = tryCandidate(best, workshop.recipe);
+  const { simulation, targets, normalizations } = trial;
+  const blocks = await reconstruct(simulation, [...targets, ...normalizations], {
+    ...workshop,
+    float: best.float,
+    onProgress: (done, total) => onProgress(done, total),
+  });
+  const left = blocks.flatMap(({ outputs, left: because }) => (because ? [{ tensor: outputs[0] ?? '', because }] : []));
+  return { trial, changed: blocks.filter(({ iterations }) => iterations > 0).length, left };
+};
 
 /** An input of an embedding picks a row, so that nothing can make up for anything. */
 const roundedApart = 'the nearest codes are the best of an embedding';

@@ -196,6 +196,7 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
       ...(options.clock ? { clock: options.clock } : {}),
       samples: take(parts.calibration, measured),
       float: prepared.model,
+      heldOut: parts.heldOut,
       judge: createJudge(prepared.model, parts.heldOut, runtime, shared),
       begin: async (float) => (await begin(float, () => memoryStore())).candidate,
       onProgress: (stage, done, total) => options.onProgress?.({ step: 'correct', done, total, detail: stage }),
