@@ -122,6 +122,17 @@ describe('reconstruct', () => {
     expect(simulation.matrices).toEqual(before);
   });
 
+  it('hands the layers of each block over before they are learned', async () => {
+    const float = network();
+    const { simulation, targets } = await begin(float, 'int3:g16');
+    const seen: string[] = [];
+    const before: ReconstructionOptions['before'] = async (layers) => {
+      seen.push(layers.map(({ tensor }) => tensor).join());
+    };
+    await reconstruct(simulation, targets, { ...optionsOf(float), iterations: 1, before });
+    expect(seen).toEqual(['a_first,a_deep,a_last', 'b_first,b_deep,b_last']);
+  });
+
   it('takes samples one by one where they did not come in batches', async () => {
     const float = network();
     const { simulation, targets } = await begin(float, 'int3:g16');

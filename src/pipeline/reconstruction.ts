@@ -43,6 +43,11 @@ export interface ReconstructionOptions extends BlockOptions {
   readonly threads?: number;
   readonly signal?: AbortSignal;
   readonly onProgress?: (done: number, total: number, block: BlockResult) => void;
+  /**
+   * Done to the layers of a block before they are learned: means were corrected, and codes chosen, behind other blocks
+   * than those that lie before it by now.
+   */
+  readonly before?: (layers: readonly CorrectionTarget[]) => Promise<void>;
 }
 
 export interface BlockResult {
@@ -88,6 +93,7 @@ export async function reconstruct(
   for (const [index, block] of blocks.entries()) {
     const nodes = new Set(block.nodes);
     const own = targets.filter(({ tensor, node }) => nodes.has(tensor) || nodes.has(node.outputs[0]?.name ?? ''));
+    await options.before?.(own.filter((target) => 'weight' in target));
     const learners = own.flatMap((target) => learnerOf(target, simulation) ?? []);
     const result =
       learners.length > 0

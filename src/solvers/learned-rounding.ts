@@ -9,7 +9,6 @@ import { roundHalfToEven } from '../base/round.ts';
 import { formatOf } from '../formats/index.ts';
 import type { QuantizedMatrix } from '../formats/quantized.ts';
 import { loadedMatrix } from '../kernel/index.ts';
-import { allowedCodes } from './groups.ts';
 import { roundPlain } from './scales.ts';
 
 /** How far numbers move in one step (the learning rates of Adam). */
@@ -61,6 +60,7 @@ export class LearnedRounding {
   /** What the codes stand for now: rows·columns numbers, row-major. The same array after each step. */
   readonly values: Float32Array;
   readonly #start: QuantizedMatrix;
+  /** Codes stay within those of the start: it may have left out some that saturate (ALGORITHMS.md §5.3). */
   readonly #min: number;
   readonly #max: number;
   /** Parameters of one row; 0 where one serves all. */
@@ -90,9 +90,7 @@ export class LearnedRounding {
       );
     }
     this.#start = matrix;
-    const { min, max } = allowedCodes(format, scheme.symmetric, false);
-    this.#min = min;
-    this.#max = max;
+    [this.#min, this.#max] = extent(codes);
     this.#perRow = scheme.granularity.kind === 'tensor' ? 0 : Math.ceil(columns / blockSize);
     this.#scales = scales.slice();
     this.#growth = new Float32Array(scales.length);
@@ -182,4 +180,13 @@ export class LearnedRounding {
 export function learnsFrom({ scheme, factors }: QuantizedMatrix): boolean {
   const isPlain = scheme.scaleType === 'float16' || scheme.scaleType === 'float32';
   return formatOf(scheme.format).kind === 'int' && isPlain && !factors;
+}
+
+function extent(codes: QuantizedMatrix['codes']): [number, number] {
+  let [min, max] = [codes[0], codes[0]];
+  for (const code of codes) {
+    if (code < min) min = code;
+    else if (code > max) max = code;
+  }
+  return [min, max];
 }
