@@ -9,12 +9,14 @@ import type { LoweringId } from '../lowerings/index.ts';
 import { openProducts, type Products } from '../runtime/products.ts';
 import type { Runtime } from '../runtime/runtime.ts';
 import type { Samples } from '../samples/sample.ts';
-import { compensate, retarget } from '../solvers/gptq.ts';
+import { split } from '../samples/select.ts';
+import { compensate } from '../solvers/gptq.ts';
 import { type SolveOptions, solverOf } from '../solvers/index.ts';
 import { toMatrix } from '../tensor/matrix-view.ts';
+import { type AimedRows, aimOf, together } from './aim.ts';
 import { withBiasRoom } from './bias-room.ts';
 import type { LayerTarget } from './correction-targets.ts';
-import { collectCrossMoments, collectMoments, type Moments, momentKey } from './moments.ts';
+import { type CrossMoments, collectCrossMoments, momentKey } from './moments.ts';
 import type { Planning } from './plan.ts';
 import type { Simulation } from './simulate.ts';
 
@@ -35,12 +37,6 @@ export type Fallbacks = ReadonlyMap<string, string>;
 
 /** Layers whose inputs have more columns than this are left: their moments would not be worth the memory. */
 const maxColumns = 8192;
-
-/** How much of the mean diagonal is added where a layer is aimed anew (ALGORITHMS.md §3.6 b). */
-const retargetDamping = 0.01;
-
-/** With fewer samples a layer is not aimed anew: that would fit the samples, and not the layer. */
-const samplesPerColumn = 4;
 
 export interface Compensator {
   /** Chooses the codes of some layers that do not depend on each other, and puts them into the simulation. */
@@ -78,23 +74,15 @@ export function createCompensator(options: CompensationOptions): Compensator {
       });
       const settings = { ...(threads ? { threads } : {}), ...(signal ? { signal } : {}), maxColumns };
       const layers = targets.map(({ twin }) => twin);
-      // The noise of quantized activations is nothing that weights could make up for: they would only shrink.
-      const moments: Map<string, LayerMoments[]> = simulation.hasFloatActivations
-        ? await collectCrossMoments(reference.model, simulation.model, layers, samples, runtime, settings)
-        : wrapped(
-            await collectMoments(
-              simulation.model,
-              targets.map(({ target }) => target),
-              samples,
-              runtime,
-              settings,
-            ),
-          );
+      const momentsOf = (some: Samples) =>
+        collectCrossMoments(reference.model, simulation.model, layers, some, runtime, settings);
+      const { calibration, heldOut } = split(samples);
+      const [fitted, checked] = [await momentsOf(calibration), await momentsOf(heldOut)];
       for (const { target, twin } of targets) {
         const { name } = target.weight.value;
-        const found = moments.get(momentKey(twin));
+        const found = partsOf(twin, fitted.get(momentKey(twin)), checked.get(momentKey(twin)));
         const scheme = options.schemes.get(name);
-        if (!found || !scheme || found.some(({ moments: { count } }) => count === 0)) {
+        if (!found || !scheme || found.some((part) => together(part).moments.count === 0)) {
           fallbacks.set(name, 'nothing is known of its inputs');
           continue;
         }
@@ -119,16 +107,21 @@ function keyOf({ tensor, weight }: LayerTarget): string {
   return `${tensor}/${weight.value.name}`;
 }
 
-/** Of the inputs of some rows, and how they go with those of the float model where the rows are aimed anew. */
-interface LayerMoments {
-  readonly moments: Moments;
-  readonly cross?: Float32Array;
-  /** Of the float model's inputs. */
-  readonly mean?: Float32Array;
-}
-
-function wrapped(found: ReadonlyMap<string, readonly Moments[]>): Map<string, LayerMoments[]> {
-  return new Map([...found].map(([name, parts]) => [name, parts.map((moments) => ({ moments }))]));
+/** The rows of a weight, by the inputs that they meet. */
+function partsOf(
+  { weight }: LayerTarget,
+  fitted: readonly CrossMoments[] | undefined,
+  checked: readonly CrossMoments[] | undefined,
+): AimedRows[] | undefined {
+  if (!fitted || !checked) return undefined;
+  const { view } = weight.use;
+  const { columns } = view;
+  const rows = view.rows / fitted.length;
+  const values = toMatrix(weight.tensor.floats(), view);
+  return fitted.map((own, index) => ({
+    values: values.subarray(index * rows * columns, (index + 1) * rows * columns),
+    ...{ rows, columns, fitted: own, checked: checked[index] },
+  }));
 }
 
 /** Whether scales and codes meet integer arithmetic. */
@@ -140,35 +133,26 @@ function isInteger(lowering: LoweringId | undefined): boolean {
 async function compensateWeight(
   { weight }: LayerTarget,
   scheme: Scheme,
-  parts: readonly LayerMoments[],
+  parts: readonly AimedRows[],
   products: Products,
   limits: Pick<SolveOptions, 'reduceRange' | 'positiveScale'>,
   hasBias: boolean,
 ): Promise<QuantizedMatrix | string> {
-  const { view } = weight.use;
-  const { rows, columns } = view;
+  const { rows, columns } = weight.use.view;
   if (parts.length > 1 && needsWholeTensor(scheme)) return 'its groups share a scale';
-  const values = toMatrix(weight.tensor.floats(), view);
-  const height = rows / parts.length;
+  // What a recurrent layer makes comes back to it: its inputs change with its weights.
+  const isRecurrent = weight.use.kind === 'recurrent';
+  const targets = isRecurrent ? parts.map(({ values }) => values) : await aimOf(parts, hasBias, products);
   const solve = async (own: Scheme): Promise<QuantizedMatrix[] | string> => {
     const solved: QuantizedMatrix[] = [];
-    for (const [index, { moments: found, cross, mean }] of parts.entries()) {
+    for (const [index, part] of parts.entries()) {
+      const { moments: found } = together(part);
       // Where nothing makes up for the mean of the error, it counts as any other part of it.
       const moments = hasBias ? found : { ...found, mean: new Float32Array(columns) };
-      const part = values.subarray(index * height * columns, (index + 1) * height * columns);
-      const target =
-        !cross || weight.use.kind === 'recurrent' || moments.count < samplesPerColumn * columns
-          ? part
-          : halfWay(
-              part,
-              await retarget(part, height, columns, cross, moments, retargetDamping, {
-                products,
-                ...(hasBias && mean ? { mean } : {}),
-              }),
-            );
+      const target = targets[index];
       const importance = Float32Array.from({ length: columns }, (_, i) => Math.max(moments.moment[i * columns + i], 0));
-      const start = solverOf('search').solve(target, height, columns, own, { ...limits, importance });
-      const { matrix, fallback } = await compensate(part, height, columns, start, {
+      const start = solverOf('search').solve(target, part.rows, columns, own, { ...limits, importance });
+      const { matrix, fallback } = await compensate(part.values, part.rows, columns, start, {
         ...{ moments, target, products },
         reduceRange: limits.reduceRange === true,
       });
@@ -182,15 +166,6 @@ async function compensateWeight(
   if (solved.every((matrix) => matrix.scheme.scaleType === solved[0].scheme.scaleType)) return joined(solved, rows);
   const again = await solve({ ...scheme, scaleType: 'float32' });
   return typeof again === 'string' ? again : joined(again, rows);
-}
-
-/**
- * Between the weights and what they are aimed at anew. The whole way would fit the noise of the samples as well, and shrink
- * the signal: resnet20 at 3 bits has 19.9 dB without, 20.1 all the way and 21.0 half way, shakespeare-gpt 27.2, 27.8 and
- * 28.3, mobilenet-v2 at 4 bits 10.5, 10.6 and 11.2 (held-out samples of `npm run bench:stages -- --quick`).
- */
-function halfWay(values: Float32Array, aimed: Float32Array): Float32Array {
-  return aimed.map((value, index) => (value + values[index]) / 2);
 }
 
 /** Matrices of consecutive rows as one. */

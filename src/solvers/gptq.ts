@@ -250,12 +250,12 @@ async function refitOnce(
 }
 
 /**
- * Weights for inputs x̃ that are not those the weights were made for: W⋆ = W·C·(H̃ + λI)⁻¹ brings W⋆·x̃ as near to W·x as
- * linear maps can, so that codes near to W⋆ make up for the errors of the layers before (ALGORITHMS 3.6 b; the objective of
+ * Weights for inputs x̃ that are not those the weights were made for: W⋆ = W·(C + λI)·(H̃ + λI)⁻¹ brings W⋆·x̃ near to W·x
+ * without going far from W, so that codes near to W⋆ make up for the errors of the layers before (ALGORITHMS 3.6 b; the objective of
  * Qronos, arXiv 2505.11695).
  * @param cross the mean of x·x̃ᵀ: columns·columns numbers
  * @param moments of x̃
- * @param damping λ as a share of the mean of H̃'s diagonal; 0.01 is best
+ * @param damping λ as a share of the mean of H̃'s diagonal
  * @param mean of x: centres both moments, for layers whose bias is corrected afterwards
  * @returns W⋆; the weights themselves where H̃ is zero, not finite, or cannot be factorized
  */
@@ -291,7 +291,10 @@ export async function retarget(
   // A column that never varies says nothing of its weight, which stays.
   const isDead = (column: number) => !(matrix[column * (columns + 1)] > 1e-7 * (trace / columns));
   const dead = Array.from({ length: columns }, (_, column) => column).filter(isDead);
-  for (let i = 0; i < columns; i++) matrix[i * (columns + 1)] += added;
+  for (let i = 0; i < columns; i++) {
+    matrix[i * (columns + 1)] += added;
+    crossing[i * (columns + 1)] += added;
+  }
   for (const column of dead) {
     for (let i = 0; i < columns; i++) {
       matrix[i * columns + column] = 0;
