@@ -26,7 +26,7 @@ import { improve } from './improve.ts';
 import { createJudge } from './judge.ts';
 import { makePlan, type Plan, type Planning } from './plan.ts';
 import { prepare } from './prepare.ts';
-import { presets } from './presets.ts';
+import { presets, type SolverSetting } from './presets.ts';
 import { refuseQuantized } from './quantized-operators.ts';
 import { hasStaticActivations, makeRecipe, type Recipe, type RecipeInput, recipeKeys } from './recipe.ts';
 import type { Report, StageResult, WeightResult } from './report.ts';
@@ -78,8 +78,8 @@ export interface Quantized {
   readonly report: Report;
 }
 
-/** Batches that corrections are measured on: more change them little, and every layer takes a run over all of them. */
-const correctionBatches = 64;
+/** Batches that corrections and solvers are fitted to: every layer takes a run over all of them, or two. */
+const fittedBatches: Readonly<Record<SolverSetting, number>> = { nearest: 64, gptq: 64, reconstruction: 192 };
 
 /**
  * The plan for `model` without carrying it out: what each tensor would become and how large the result would be.
@@ -152,7 +152,7 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
     ? await partsOf(watched.samples, options.samples ?? presets[recipe.preset].samples, model, runtime)
     : undefined;
   const executor = options.executor ?? inlineExecutor();
-  const measured = parts && !parts.samples.synthetic ? correctionBatches : 0;
+  const measured = parts && !parts.samples.synthetic ? fittedBatches[recipe.solver] : 0;
   /** What calibration collects of a float model. */
   const statisticsOf = async (float: Model): Promise<Statistics | undefined> => {
     if (!parts) return undefined;
