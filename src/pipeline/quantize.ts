@@ -78,6 +78,9 @@ export interface Quantized {
   readonly report: Report;
 }
 
+/** From this operator set on, every operator that `autodiff` knows has its gradient. */
+const gradientOpset = 16;
+
 /** Batches that corrections and solvers are fitted to: every layer takes a run over all of them, or two. */
 const fittedBatches: Readonly<Record<SolverSetting, number>> = { nearest: 64, gptq: 64, reconstruction: 192 };
 
@@ -143,7 +146,8 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
 
   progress('prepare')(0, undefined);
   const exported = await prepare(model, runtime);
-  const { opset } = makePlan(exported.model, recipe).plan;
+  const planned = makePlan(exported.model, recipe).plan.opset;
+  const opset = recipe.solver === 'reconstruction' ? Math.max(planned, gradientOpset) : planned;
   const prepared = opset > exported.model.opset ? await prepare(exported.model, runtime, opset) : exported;
 
   checkLabelsEarly(model, options.labels);
