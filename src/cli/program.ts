@@ -171,7 +171,7 @@ function makeProgram(terminal: Terminal): Command {
       choice(
         '--preset <id>',
         'how much is done for accuracy. fast: nearest codes, biases corrected where there are samples, seconds; balanced: ' +
-          'equalised channels, gptq, minutes; best: reconstruction and refined ranges besides, as long as it pays. Each ' +
+          'equalized channels, gptq, minutes; best: reconstruction and refined ranges besides, as long as it pays. Each ' +
           'step is kept only where held-out samples are better with it (default: fast)',
         async () => (await import('../pipeline/presets.ts')).presetIds,
       ),

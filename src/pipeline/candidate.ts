@@ -19,7 +19,7 @@ import type { WeightResult } from './report.ts';
 import { type Matrices, type Normalization, type Simulation, simulate } from './simulate.ts';
 
 export interface Candidate {
-  /** Ready to be planned, and perhaps equalised. Shared by candidates: nobody edits it. */
+  /** Ready to be planned, and perhaps equalized. Shared by candidates: nobody edits it. */
   readonly float: Model;
   readonly statistics: Statistics | undefined;
   /** Ranges of activations that replace those of the recipe's method, by group. */

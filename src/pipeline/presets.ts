@@ -39,7 +39,7 @@ export const presets = {
     samples: 128,
   },
   balanced: {
-    summary: 'equalised channels and codes that make up for each other: minutes',
+    summary: 'equalized channels and codes that make up for each other: minutes',
     solver: 'gptq',
     corrections: ['cross-layer', 'smooth', 'awq', 'bias', 'normalization'],
     samples: 256,
