@@ -77,7 +77,7 @@ describe('refusals', () => {
     [{ percentile: 50 }, 'percentile: expected more than 50'],
     [{ accuracyLevel: 2 }, 'accuracyLevel: expected 0 or 4'],
     [{ rules: [{ match: { name: 'x' }, use: {} }] }, 'rule 1, match: expected one of op'],
-    [{ rules: [{ match: {}, use: { scheme: 'int8' } }] }, 'rule 1, use: expected one of preset, weights'],
+    [{ rules: [{ match: {}, use: { scheme: 'int8' } }] }, 'rule 1, use: expected one of weights'],
     [{ rules: [{ match: {}, use: { range: 'x' } }] }, 'rule 1, range: expected one of'],
     [{ rules: [{ match: {}, use: { lowering: 'x' } }] }, 'rule 1, lowering: expected one of'],
     [{ rules: [{ match: {}, use: { weights: 'int4:g1' } }] }, 'expected a block size'],
