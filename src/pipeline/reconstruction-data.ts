@@ -16,7 +16,7 @@ export interface Row {
 }
 
 export interface Rows {
-  /** All of the shapes of the first. */
+  /** All of one shape. */
   readonly rows: readonly Row[];
   /** Whether several of them may run together: they came so. */
   readonly isBatched: boolean;
@@ -29,6 +29,8 @@ export interface RecordOptions {
   readonly targets: readonly string[];
   /** Rows are thinned out evenly to stay within so many bytes. */
   readonly maxBytes: number;
+  /** Only rows of its shapes are taken. Default: of the shapes of the first row. */
+  readonly like?: Row;
   readonly runtime: Runtime;
   readonly threads?: number;
   readonly signal?: AbortSignal;
@@ -39,7 +41,7 @@ export async function recordRows(
   float: Model,
   quantized: Model,
   samples: Samples,
-  { inputs, targets, maxBytes, runtime, threads, signal }: RecordOptions,
+  { inputs, targets, maxBytes, like, runtime, threads, signal }: RecordOptions,
 ): Promise<Rows> {
   const left = await openPart(float, targets, runtime, threads);
   const right = await openPart(quantized, inputs, runtime, threads);
@@ -61,7 +63,8 @@ export async function recordRows(
         if (index % stride !== 0) continue;
         const at = (values: readonly (Tensor[] | undefined)[]) => values.flatMap((value) => value?.[place] ?? []);
         const row: Row = { inputs: at(x), targets: at(y) };
-        if (rows.length > 0 && shapesOf(row) !== shapesOf(rows[0])) continue;
+        const model = like ?? rows[0];
+        if (model && shapesOf(row) !== shapesOf(model)) continue;
         rows.push(row);
         if (rows.length > 1 && rows.length * bytesOfRow(row) > maxBytes) {
           rows = rows.filter((_, kept) => kept % 2 === 0);
@@ -79,7 +82,11 @@ export async function recordRows(
 /** Rows as one batch: tensors by the names that inputs and targets have. */
 export function joinedRows(rows: readonly Row[], inputs: readonly string[], targets: readonly string[]): Feeds {
   const join = (names: readonly string[], pick: (row: Row) => readonly Tensor[]) =>
-    names.map((name, index) => [name, concatenated(rows.map((row) => pick(row)[index]))] as const);
+    names.map((name, index) => {
+      const tensors = rows.map((row) => pick(row)[index]);
+      // One may be a scalar, which has no axis to be joined along.
+      return [name, tensors.length === 1 ? tensors[0] : concatenated(tensors)] as const;
+    });
   return Object.fromEntries([...join(inputs, (row) => row.inputs), ...join(targets, (row) => row.targets)]);
 }
 

@@ -130,15 +130,16 @@ async function learnBlock(
   const feeds = (): Feeds => Object.fromEntries(learners.flatMap((learner) => learner.feeds()));
   const part = extractBlock(simulation.model, block, Object.keys(feeds()));
   const inputs = [...part.inputs.keys()];
-  const record = (samples: Samples, share: number) =>
+  const record = (samples: Samples, share: number, like?: Row) =>
     recordRows(options.float, simulation.model, samples, {
       ...{ inputs, targets: block.outputs, runtime },
       maxBytes: share * (options.maxBytes ?? defaults.maxBytes),
+      ...(like ? { like } : {}),
       ...(threads ? { threads } : {}),
       ...(signal ? { signal } : {}),
     });
   const { rows: train, isBatched } = await record(options.samples, learnedShare);
-  const { rows: test } = await record(options.heldOut, 1 - learnedShare);
+  const { rows: test } = await record(options.heldOut, 1 - learnedShare, train[0]);
   if (train.length === 0 || test.length === 0) return left('there are no samples of one shape');
   const fitting = Math.max(1, Math.floor(runBytes / bytesOfRow(train[0])));
   const runSize = isBatched ? Math.min(batchSize, fitting, train.length, test.length) : 1;
