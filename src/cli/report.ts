@@ -56,7 +56,7 @@ function stageLine({ stage, kept, sqnr, gain, changed, left, seconds }: StageRes
   const name = stage.padEnd(stageWidth);
   const level = `${sqnr.toFixed(1)} dB`.padStart(8);
   const time = seconds === undefined ? '' : `, ${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;
-  const without = left.length > 0 ? `; ${left.length} left (${left[0].because})` : '';
+  const without = left.length > 0 ? `; ${left.length} left (${left[0].because.split('\n')[0]})` : '';
   if (index === 0) return `${name} ${level}  outputs of held-out samples, before anything else is done`;
   if (changed === 0) return `${name} ${'–'.padStart(8)}  nothing to do${without}${time}`;
   const change = `${gain < 0 ? '−' : '+'}${Math.abs(gain).toFixed(1)} dB`;

@@ -2,6 +2,7 @@
  * Makes the quantized model better, stage after stage. A stage proposes a candidate, held-out samples judge it, and it is
  * kept only where its outputs are closer to the float model's.
  */
+import { isHalftoneError } from '../base/errors.ts';
 import { formatOf } from '../formats/index.ts';
 import { parseScheme } from '../formats/scheme.ts';
 import type { Model } from '../graph/model.ts';
@@ -69,11 +70,15 @@ export async function improve(
   for (const [stage, run] of stagesOf(recipe)) {
     signal?.throwIfAborted();
     const began = clock?.();
-    const {
-      trial,
-      changed,
-      left = [],
-    } = await run(candidate, workshop, (done, total) => workshop.onProgress?.(stage, done, total));
+    const proposal = await orWhyNot(() =>
+      run(candidate, workshop, (done, total) => workshop.onProgress?.(stage, done, total)),
+    );
+    if (typeof proposal === 'string') {
+      const left = [{ tensor: 'all of them', because: proposal }];
+      results.push({ stage, kept: false, sqnr, gain: 0, changed: 0, left });
+      continue;
+    }
+    const { trial, changed, left = [] } = proposal;
     const after = changed > 0 ? (await judge(trial.simulation.model)).sqnr : sqnr;
     const kept = changed > 0 && after >= sqnr;
     const seconds = clock && began !== undefined ? (clock() - began) / 1000 : undefined;
@@ -86,6 +91,16 @@ export async function improve(
     sqnr = after;
   }
   return { candidate, stages: results };
+}
+
+/** What a stage proposes, or why it failed: then what was kept before stays. */
+async function orWhyNot(run: () => Promise<Proposal>): Promise<Proposal | string> {
+  try {
+    return await run();
+  } catch (error) {
+    if (isHalftoneError(error) && (error.code === 'unsupported' || error.code === 'runtime')) return error.message;
+    throw error;
+  }
 }
 
 /** The stages that a recipe asks for, in order. */
