@@ -40,7 +40,9 @@ export function printReport({ path, report, written, notes, verbose }: Account, 
     const { data, samples, synthetic } = report.calibration;
     fact('samples', `${samples} of ${data}${synthetic ? ' (made up: accuracy is unknown)' : ''}`);
   }
-  for (const [index, line] of (report.stages ?? []).map(stageLine).entries()) fact(index === 0 ? 'stages' : '', line);
+  // What found nothing to do is in the report.
+  const stages = (report.stages ?? []).filter(({ changed, left }) => changed > 0 || left.length > 0);
+  for (const [index, line] of stages.map(stageLine).entries()) fact(index === 0 ? 'stages' : '', line);
   const after = written?.bytes ?? report.quantizedBytes;
   fact('bytes', `${bytes(report.floatBytes)} → ${bytes(after)} (${ratio(report.floatBytes, after)} smaller)`);
   const all = [...report.notes, ...notes, ...operatorNotes(report)];
