@@ -5,6 +5,7 @@
  */
 import type { Model } from '../graph/model.ts';
 import type { Node } from '../graph/node.ts';
+import { averagesPadding } from './layers.ts';
 import { clippedNormal, leakyNormal, type Moments } from './normal.ts';
 import type { ScaledGroup } from './scale.ts';
 import { constant } from './tracer.ts';
@@ -78,12 +79,8 @@ function follow(node: Node, known: ReadonlyMap<string, Known>): Known | undefine
     case 'Dropout':
       return first;
     case 'AveragePool':
-    case 'GlobalAveragePool': {
-      const isPadded =
-        node.ints('pads')?.some((pad) => pad !== 0) || node.string('auto_pad', 'NOTSET').startsWith('SAME');
-      if (isPadded && node.int('count_include_pad', 0) !== 0) return undefined;
-      return { ...first, isPooled: node.op === 'GlobalAveragePool' };
-    }
+    case 'GlobalAveragePool':
+      return averagesPadding(node) ? undefined : { ...first, isPooled: node.op === 'GlobalAveragePool' };
     case 'Flatten':
       return first.isPooled && node.int('axis', 1) === 1 ? first : undefined;
     case 'Slice': {

@@ -7,7 +7,7 @@ import type { Node } from '../graph/node.ts';
 import { Tensor } from '../tensor/tensor.ts';
 import type { ChannelMoments } from './batch-norm-statistics.ts';
 import { findGroups, type Group, type Slot } from './groups.ts';
-import { layerAxes } from './layers.ts';
+import { averagesPadding, isPadded, layerAxes } from './layers.ts';
 import { setConstant } from './scale.ts';
 
 export interface AbsorbedGroup {
@@ -84,16 +84,6 @@ function chainOf({ producers, consumers, offsets, limits, between, channels }: G
   if (!others.every((node) => node.is(...movers) && !averagesPadding(node))) return undefined;
   const biases = consumers.map(({ node, kind: own }) => (own === 'weight' ? biasOf(node) : undefined));
   return biases.every((place) => place !== undefined) ? { relu: relus[0], offset, biases } : undefined;
-}
-
-/** A pooling that counts zeros around the map. */
-function averagesPadding(node: Node): boolean {
-  return node.is('AveragePool') && node.int('count_include_pad', 0) !== 0 && isPadded(node);
-}
-
-function isPadded(node: Node): boolean {
-  const automatic = node.string('auto_pad', 'NOTSET');
-  return automatic.startsWith('SAME') || (automatic === 'NOTSET' && (node.ints('pads') ?? []).some((pad) => pad !== 0));
 }
 
 /** True unless Gemm has factors of its own. */

@@ -142,3 +142,14 @@ function product(node: Node, tracer: Tracer): boolean {
   }
   return false;
 }
+
+/** A pooling that counts zeros around the map. */
+export function averagesPadding(node: Node): boolean {
+  return node.is('AveragePool') && node.int('count_include_pad', 0) !== 0 && isPadded(node);
+}
+
+/** True where zeros lie around the map that a window moves over. */
+export function isPadded(node: Node): boolean {
+  const automatic = node.string('auto_pad', 'NOTSET');
+  return automatic.startsWith('SAME') || (automatic === 'NOTSET' && (node.ints('pads') ?? []).some((pad) => pad !== 0));
+}

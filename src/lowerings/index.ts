@@ -11,4 +11,14 @@ export const lowerings = [qdq, qoperator, dynamic, matmulNbits, matmulBnb4, gath
 
 export type LoweringId = (typeof lowerings)[number]['id'];
 
+/** True where activations have ranges fixed by calibration. */
+export function hasStaticPairs(lowering: LoweringId): boolean {
+  return lowering === 'qdq' || lowering === 'qoperator';
+}
+
+/** True where codes of weights are multiplied as integers. */
+export function computesInIntegers(lowering: LoweringId): boolean {
+  return hasStaticPairs(lowering) || lowering === 'dynamic';
+}
+
 export const loweringIds: readonly LoweringId[] = lowerings.map((lowering) => lowering.id);

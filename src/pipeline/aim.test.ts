@@ -57,6 +57,7 @@ const groupOf = (fitted: CrossMoments, checked: CrossMoments): AimedRows => ({
   columns,
   fitted,
   checked,
+  all: together(fitted, checked),
 });
 
 describe('aimOf', () => {
@@ -96,7 +97,7 @@ describe('aimOf', () => {
 
 it('together gives the moments of all samples', () => {
   const pairs = Array.from({ length: 40 }, () => [sample(1), sample(2)] as const);
-  const mixed = together({ fitted: momentsOf(pairs.slice(0, 30)), checked: momentsOf(pairs.slice(30)) });
+  const mixed = together(momentsOf(pairs.slice(0, 30)), momentsOf(pairs.slice(30)));
   const whole = momentsOf(pairs);
   expect(mixed.moments.count).toBe(40);
   for (const [a, b] of [

@@ -17,9 +17,10 @@ export interface AimedRows {
   readonly values: Float32Array;
   readonly rows: number;
   readonly columns: number;
-  /** Of most samples, and of those that choose. */
+  /** Of most samples, of those that choose, and of all. */
   readonly fitted: CrossMoments;
   readonly checked: CrossMoments;
+  readonly all: CrossMoments;
 }
 
 /**
@@ -33,9 +34,15 @@ export async function aimOf(
 ): Promise<Float32Array[]> {
   const own = groups.map(({ values }) => values);
   if (groups.some(({ fitted, checked }) => fitted.moments.count === 0 || checked.moments.count === 0)) return own;
+  const wanted: Float32Array[] = [];
+  for (const { values, rows, columns, checked } of groups) {
+    wanted.push(await products.multiply(values, checked.cross, rows, columns, columns));
+  }
   const costOf = async (aims: readonly Float32Array[]) => {
     let cost = 0;
-    for (const [index, group] of groups.entries()) cost += await misses(group, aims[index], isCentred, products);
+    for (const [index, group] of groups.entries()) {
+      cost += await misses(group, aims[index], wanted[index], isCentred, products);
+    }
     return cost;
   };
   const aimAt = async (strength: number, momentsOf: (group: AimedRows) => CrossMoments) => {
@@ -54,19 +61,22 @@ export async function aimOf(
     const cost = await costOf(await aimAt(strength, ({ fitted }) => fitted));
     if (cost < least) [least, best] = [cost, strength];
   }
-  return best === undefined ? own : aimAt(best, together);
+  return best === undefined ? own : aimAt(best, ({ all }) => all);
 }
 
-/** E‖W·x − A·x̃‖² but for E‖W·x‖², on the samples that choose. */
+/**
+ * E‖W·x − A·x̃‖² but for E‖W·x‖², on the samples that choose.
+ * @param wanted W·E[x·x̃ᵀ] of them
+ */
 async function misses(
   { values, rows, columns, checked }: AimedRows,
   aim: Float32Array,
+  wanted: Float32Array,
   isCentred: boolean,
   products: Products,
 ): Promise<number> {
-  const { moments, cross, mean } = checked;
+  const { moments, mean } = checked;
   const energy = await products.multiply(aim, moments.moment, rows, columns, columns);
-  const wanted = await products.multiply(values, cross, rows, columns, columns);
   let sum = 0;
   for (let row = 0; row < rows; row++) {
     let [a, b] = [0, 0];
@@ -80,8 +90,8 @@ async function misses(
   return sum;
 }
 
-/** The moments of all samples. */
-export function together({ fitted, checked }: Pick<AimedRows, 'fitted' | 'checked'>): CrossMoments {
+/** The moments of both together. */
+export function together(fitted: CrossMoments, checked: CrossMoments): CrossMoments {
   const [a, b] = [fitted.moments.count, checked.moments.count];
   const count = a + b;
   const mixed = (x: Float32Array, y: Float32Array) => x.map((value, index) => (a * value + b * y[index]) / count);

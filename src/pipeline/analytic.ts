@@ -1,7 +1,7 @@
 /** Bias correction without samples: the means of inputs come from the BatchNormalization that the model was trained with. */
 import { analyticBiasCorrection, type ChannelMeans } from '../equalization/bias-correction.ts';
 import { type Candidate, planOf } from './candidate.ts';
-import { correctionTargets } from './correction-targets.ts';
+import { correctionTargets, presentBias } from './correction-targets.ts';
 import type { Recipe } from './recipe.ts';
 import { dequantized } from './simulate.ts';
 
@@ -21,14 +21,13 @@ export function correctFromStatistics(candidate: Candidate, means: ChannelMeans,
   });
   const shifts = analyticBiasCorrection(layers, means);
   const biases = new Map(candidate.biases);
-  for (const { tensor, node, bias, channels } of targets) {
-    const shift = shifts.get(node.output().name);
+  for (const target of targets) {
+    const shift = shifts.get(target.node.output().name);
     if (!shift) continue;
-    const present = bias?.node.inputs[bias.input]?.tensor?.floats();
-    const own = (channel: number) => (present ? present[present.length === 1 ? 0 : channel] : 0);
+    const own = presentBias(target);
     biases.set(
-      tensor,
-      Float32Array.from({ length: channels }, (_, channel) => own(channel) + shift[channel]),
+      target.tensor,
+      Float32Array.from({ length: target.channels }, (_, channel) => own(channel) + shift[channel]),
     );
   }
   return { ...candidate, biases };

@@ -44,3 +44,10 @@ async function doubles(session: Session, single: Feeds, pair: Feeds): Promise<bo
     throw error;
   }
 }
+
+/** How many samples were joined: the size that the leading axes of all inputs have in common, else 1. */
+export function batchOf(feeds: Feeds): number {
+  const sizes = new Set(Object.values(feeds).map(({ shape }) => shape[0] ?? 1));
+  const [size] = sizes;
+  return sizes.size === 1 ? Math.max(size, 1) : 1;
+}

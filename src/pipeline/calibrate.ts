@@ -174,7 +174,7 @@ export function slicesOf(names: readonly string[], sizes: ReadonlyMap<string, nu
 }
 
 /** What the named dimensions of the model's inputs are in the first batch. */
-async function symbolsOf(model: Model, samples: Samples): Promise<Map<string, number>> {
+export async function symbolsOf(model: Model, samples: Samples): Promise<Map<string, number>> {
   const symbols = new Map<string, number>();
   for await (const feeds of samples) {
     for (const input of model.graph.inputs) {

@@ -5,7 +5,7 @@
  */
 import type { QuantizedMatrix } from '../formats/quantized.ts';
 import { needsWholeTensor, parseScheme, type Scheme } from '../formats/scheme.ts';
-import type { LoweringId } from '../lowerings/index.ts';
+import { computesInIntegers } from '../lowerings/index.ts';
 import { openProducts, type Products } from '../runtime/products.ts';
 import type { Runtime } from '../runtime/runtime.ts';
 import type { Samples } from '../samples/sample.ts';
@@ -51,7 +51,12 @@ export function createCompensator(options: CompensationOptions): Compensator {
   const { reference, floatTargets, samples, runtime, threads, signal } = options;
   const { plan } = reference;
   const products = openProducts(runtime, threads ? { threads } : {});
-  const integer = new Map(plan.weights.map(({ tensor, quantize }) => [tensor, isInteger(quantize?.lowering)]));
+  const integer = new Map(
+    plan.weights.map(({ tensor, quantize }) => [
+      tensor,
+      quantize !== undefined && computesInIntegers(quantize.lowering),
+    ]),
+  );
   let changed = 0;
   const fallbacks = new Map<string, string>();
   const own = new Map(floatTargets.map((target) => [keyOf(target), target]));
@@ -82,7 +87,7 @@ export function createCompensator(options: CompensationOptions): Compensator {
         const { name } = target.weight.value;
         const found = partsOf(twin, fitted.get(momentKey(twin)), checked.get(momentKey(twin)));
         const scheme = options.schemes.get(name);
-        if (!found || !scheme || found.some((part) => together(part).moments.count === 0)) {
+        if (!found || !scheme || found.some(({ all }) => all.moments.count === 0)) {
           fallbacks.set(name, 'nothing is known of its inputs');
           continue;
         }
@@ -120,13 +125,8 @@ function partsOf(
   const values = toMatrix(weight.tensor.floats(), view);
   return fitted.map((own, index) => ({
     values: values.subarray(index * rows * columns, (index + 1) * rows * columns),
-    ...{ rows, columns, fitted: own, checked: checked[index] },
+    ...{ rows, columns, fitted: own, checked: checked[index], all: together(own, checked[index]) },
   }));
-}
-
-/** Whether scales and codes meet integer arithmetic. */
-function isInteger(lowering: LoweringId | undefined): boolean {
-  return lowering === 'qdq' || lowering === 'qoperator' || lowering === 'dynamic';
 }
 
 /** A weight whose rows are parts with moments of their own. Returns why nothing could be done, where that is so. */
@@ -146,7 +146,7 @@ async function compensateWeight(
   const solve = async (own: Scheme): Promise<QuantizedMatrix[] | string> => {
     const solved: QuantizedMatrix[] = [];
     for (const [index, part] of parts.entries()) {
-      const { moments: found } = together(part);
+      const { moments: found } = part.all;
       // Where nothing makes up for the mean of the error, it counts as any other part of it.
       const moments = hasBias ? found : { ...found, mean: new Float32Array(columns) };
       const target = targets[index];

@@ -143,6 +143,12 @@ const normalizations: Readonly<Record<string, { readonly axis: number; readonly 
   BatchNormalization: { axis: 1, hasBias: true },
 };
 
+/** The bias that a layer has in a float graph, as a number for each channel; 0 where it has none. */
+export function presentBias({ bias }: CorrectionTarget): (channel: number) => number {
+  const values = bias?.node.inputs[bias.input]?.tensor?.floats();
+  return (channel) => (values ? values[values.length === 1 ? 0 : channel] : 0);
+}
+
 /** Replaces the bias of a layer in a float graph. */
 export function setBias(target: CorrectionTarget, bias: Float32Array): void {
   if (!target.bias) throw new HalftoneError('internal', `"${target.tensor}": expected a place for a bias, got none`);

@@ -20,10 +20,14 @@ import type { Samples } from '../samples/sample.ts';
 import { deviations, type MomentsState, statisticOf } from '../statistics/index.ts';
 import { floatToHalf, halfToFloat } from '../tensor/half.ts';
 import { channelLayout, type Statistics } from './calibrate.ts';
-import type { CorrectionTarget, LayerTarget, NormalizationTarget } from './correction-targets.ts';
-import { runnableBytes } from './runnable.ts';
+import {
+  type CorrectionTarget,
+  type LayerTarget,
+  type NormalizationTarget,
+  presentBias,
+} from './correction-targets.ts';
+import { openValues } from './runnable.ts';
 import type { Simulation } from './simulate.ts';
-import { subModel } from './sub-model.ts';
 
 /** What is changed at one layer: factors on the scales of its rows, and the bias that replaces its own. */
 export interface Correction {
@@ -120,8 +124,7 @@ function correct(
   { result: measured, plain, twin }: Measured,
 ): Correction {
   const { channels, weight, bias } = target;
-  const present = bias?.node.inputs[bias.input]?.tensor?.floats();
-  const biasOf = (channel: number) => (present ? present[present.length === 1 ? 0 : channel] : 0);
+  const biasOf = presentBias(target);
   const scalable = hasRowScales && weight.uses.length === 1 && weight.use.view.rows === channels;
   const [before, after] = [deviations(twin ?? wanted), deviations(twin ? plain : measured)];
   const gain = new Float64Array(channels).fill(1);
@@ -188,8 +191,8 @@ async function measure(
   const watches = layers.flatMap(({ result, plain, twin }) => (twin ? [result, plain, twin] : [result]));
   watches.push(...normalizations);
   try {
-    const bytes = runnableBytes(subModel(simulation.model, [...new Set(watches.map(({ value }) => value))]));
-    const session = await runtime.open(bytes, options.threads ? { threads: options.threads } : {});
+    const values = watches.map(({ value }) => value);
+    const session = await openValues(simulation.model, values, runtime, options.threads);
     try {
       for await (const feeds of samples) {
         options.signal?.throwIfAborted();

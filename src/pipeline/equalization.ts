@@ -128,7 +128,8 @@ export interface OnSamplesOptions extends ChannelOptions {
 
 /**
  * Equalizes `model` in place by the noise that quantization is going to make, which covers what cross-layer equalization
- * and SmoothQuant do, and absorbs biases that lie above what Relu cuts off. Not always for the better: keep it only where held-out samples come out better quantized.
+ * and SmoothQuant do, and absorbs biases that lie above what Relu cuts off. Not always for the better: keep it only where
+ * held-out samples come out better quantized.
  * @throws HalftoneError as `measureChannels`
  */
 export async function equalizeOnSamples(

@@ -25,8 +25,8 @@ function equalizing(edit: (model: Model, best: Candidate, workshop: Workshop) =>
   return async (best, workshop) => {
     const float = cloneModel(best.float);
     const changed = await edit(float, best, workshop);
-    const candidate = changed > 0 ? await workshop.begin(float) : best;
-    return { trial: tryCandidate(candidate, workshop.recipe), changed };
+    if (changed === 0) return { changed };
+    return { trial: tryCandidate(await workshop.begin(float), workshop.recipe), changed };
   };
 }
 

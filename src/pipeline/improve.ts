@@ -2,7 +2,6 @@
  * Makes the quantized model better, stage after stage. A stage proposes a candidate, held-out samples judge it, and it is
  * kept only where its outputs are closer to the float model's.
  */
-import { isHalftoneError } from '../base/errors.ts';
 import { formatOf } from '../formats/index.ts';
 import { parseScheme } from '../formats/scheme.ts';
 import type { Model } from '../graph/model.ts';
@@ -12,7 +11,7 @@ import type { Statistics } from './calibrate.ts';
 import { type Candidate, planOf, type Trial, tryCandidate } from './candidate.ts';
 import { createCompensator } from './compensation.ts';
 import { correctLayers } from './correction.ts';
-import { correctionTargets, recurrentTargets } from './correction-targets.ts';
+import { correctionTargets, type LayerTarget, normalizationTargets, recurrentTargets } from './correction-targets.ts';
 import { equalizeLayers, smoothActivations, weighChannels } from './equalizing-stages.ts';
 import { createJudge, type Judge } from './judge.ts';
 import type { CorrectionId } from './presets.ts';
@@ -20,6 +19,7 @@ import { hasStaticActivations, type Recipe } from './recipe.ts';
 import { reconstruct } from './reconstruction.ts';
 import { refineRanges } from './refine-ranges.ts';
 import type { StageResult } from './report.ts';
+import { orWhyNot } from './why-not.ts';
 
 export interface Workshop {
   readonly recipe: Recipe;
@@ -42,9 +42,9 @@ export interface Workshop {
 
 export type StageId = StageResult['stage'];
 
-/** What a stage proposes. */
+/** What a stage proposes; no trial where there is nothing to do. */
 export interface Proposal {
-  readonly trial: Trial;
+  readonly trial?: Trial;
   /** Layers, groups, blocks or tensors that it changed. */
   readonly changed: number;
   readonly left?: StageResult['left'];
@@ -79,28 +79,19 @@ export async function improve(
       continue;
     }
     const { trial, changed, left = [] } = proposal;
-    const after = changed > 0 ? (await judge(trial.simulation.model)).sqnr : sqnr;
-    const kept = changed > 0 && after >= sqnr;
+    const tried = changed > 0 ? trial : undefined;
+    const after = tried ? (await judge(tried.simulation.model)).sqnr : sqnr;
+    const kept = tried !== undefined && after >= sqnr;
     const seconds = clock && began !== undefined ? (clock() - began) / 1000 : undefined;
     results.push({
       ...{ stage, kept, sqnr: after, gain: after - sqnr, changed, left },
       ...(seconds === undefined ? {} : { seconds }),
     });
     if (!kept) continue;
-    candidate = trial.result();
+    candidate = tried.result();
     sqnr = after;
   }
   return { candidate, stages: results };
-}
-
-/** What a stage proposes, or why it failed: then what was kept before stays. */
-async function orWhyNot(run: () => Promise<Proposal>): Promise<Proposal | string> {
-  try {
-    return await run();
-  } catch (error) {
-    if (isHalftoneError(error) && (error.code === 'unsupported' || error.code === 'runtime')) return error.message;
-    throw error;
-  }
 }
 
 /** The stages that a recipe asks for, in order. */
@@ -138,20 +129,25 @@ const correctBiases: Stage = async (best, workshop, onProgress) => {
   return { trial, changed: layers + left.length, left: withoutBias(left) };
 };
 
-/** @param recurrent the weights of recurrent layers alone, whose errors come back to them, or all others */
+function isRecurrentLayer({ weight }: LayerTarget): boolean {
+  return weight.use.kind === 'recurrent';
+}
+
+/** @param isRecurrent the weights of recurrent layers alone, whose errors come back to them, or all others */
 const compensateLayers =
   (isRecurrent: boolean): Stage =>
   async (best, workshop, onProgress) => {
     const { recipe, samples, runtime } = workshop;
     const reference = planOf(best, recipe);
+    const floatTargets = [...correctionTargets(reference), ...recurrentTargets(reference)];
+    if (isRecurrent && !floatTargets.some(isRecurrentLayer)) return { changed: 0 };
     const trial = tryCandidate(best, recipe);
     const { simulation, targets, recurrent } = trial;
-    if (isRecurrent && recurrent.length === 0) return { trial, changed: 0 };
     const schemes = best.results.flatMap(({ tensor, scheme }) => (scheme ? [[tensor, scheme] as const] : []));
     const compensator = createCompensator({
       ...workshop,
       reference,
-      floatTargets: [...correctionTargets(reference), ...recurrentTargets(reference)],
+      floatTargets,
       schemes: new Map(schemes),
     });
     try {
@@ -162,7 +158,7 @@ const compensateLayers =
         before: (group) =>
           compensator.run(
             simulation,
-            group.filter(({ weight }) => (weight.use.kind === 'recurrent') === isRecurrent),
+            group.filter((target) => isRecurrentLayer(target) === isRecurrent),
           ),
       });
     } finally {
@@ -195,9 +191,9 @@ const roundedApart = 'the nearest codes are the best of an embedding';
 
 const renormalize: Stage = async (best, workshop, onProgress) => {
   const { recipe, samples, runtime } = workshop;
+  if (normalizationTargets(best.float).length === 0) return { changed: 0 };
   const trial = tryCandidate(best, recipe);
   const { simulation, targets, normalizations } = trial;
-  if (normalizations.length === 0) return { trial, changed: 0 };
   await correctLayers(
     simulation,
     recipe.corrections.includes('bias') ? targets : [],
@@ -220,6 +216,7 @@ const refine: Stage = async (best, workshop, onProgress) => {
   const { recipe, samples, runtime } = workshop;
   const judge = createJudge(workshop.float, samples, runtime, { ...workshop, most: refiningRuns });
   const intervals = await refineRanges(best, { ...workshop, judge, onProgress });
+  if (intervals.size === 0) return { changed: 0 };
   const trial = tryCandidate({ ...best, intervals: new Map([...best.intervals, ...intervals]) }, recipe);
   return { trial, changed: intervals.size };
 };

@@ -13,11 +13,12 @@ import type { Feeds, Runtime } from '../runtime/runtime.ts';
 import type { Samples } from '../samples/sample.ts';
 import type { Moments } from '../solvers/curvature.ts';
 import type { Tensor } from '../tensor/tensor.ts';
-import { expectedBytes, slicesOf, valuesByName } from './calibrate.ts';
+import { batchOf } from './batching.ts';
+import { expectedBytes, slicesOf, symbolsOf, valuesByName } from './calibrate.ts';
 import { type GroupMoments, type MomentSums, momentBytes, momentSums } from './moment-sums.ts';
 import { type LayerInput, layerInput, type Rows } from './patches.ts';
 import { cloneModel } from './prepare.ts';
-import { runnableBytes } from './runnable.ts';
+import { madeValues, openValues, runnableBytes } from './runnable.ts';
 import { subModel } from './sub-model.ts';
 
 export type { Moments } from '../solvers/curvature.ts';
@@ -293,13 +294,6 @@ function seedOf(seed: number, sample: number): number {
   return Math.imul(seed + 1, 0x9e3779b1) ^ Math.imul(sample + 1, 0x85ebca6b);
 }
 
-/** How many samples were joined: the size that the leading axes of all inputs have in common, else 1. */
-function batchOf(feeds: Feeds): number {
-  const sizes = new Set(Object.values(feeds).map(({ shape }) => shape[0] ?? 1));
-  const [size] = sizes;
-  return sizes.size === 1 ? Math.max(size, 1) : 1;
-}
-
 interface Reader {
   /** Runs the model on a sample. */
   read(feeds: Feeds): Promise<(value: Value | undefined) => Tensor | undefined>;
@@ -312,21 +306,14 @@ async function openReader(
   runtime: Runtime,
   { threads }: MomentOptions,
 ): Promise<Reader> {
-  const made = exposed(values);
-  const session =
-    made.length > 0 ? await runtime.open(runnableBytes(subModel(model, made)), threads ? { threads } : {}) : undefined;
+  const session = await openValues(model, values, runtime, threads);
   return {
     async read(feeds) {
-      const results = session ? await session.run(feeds) : {};
+      const results = await session.run(feeds);
       return (value) => value && (results[value.name] ?? feeds[value.name] ?? value.tensor);
     },
-    close: async () => session?.close(),
+    close: () => session.close(),
   };
-}
-
-/** The values that a run makes. */
-function exposed(values: readonly (Value | undefined)[]): Value[] {
-  return [...new Set(values)].filter((value): value is Value => value?.producer !== undefined);
 }
 
 /** Bytes that each layer takes, by the shapes that the runtime infers. */
@@ -340,7 +327,7 @@ async function layerBytes(
   const symbols = await symbolsOf(models[0], samples);
   const bytes = layers.map(({ inputs: [{ groups, columns }] }) => groups * momentBytes(columns) * models.length);
   for (const [index, model] of models.entries()) {
-    const made = exposed(layers.flatMap(({ inputs }) => inputs[index].values));
+    const made = madeValues(layers.flatMap(({ inputs }) => inputs[index].values));
     if (made.length === 0) continue;
     const session = await runtime.open(runnableBytes(subModel(model, made)), {
       ...(threads ? { threads } : {}),
@@ -349,23 +336,8 @@ async function layerBytes(
     const sizes = new Map(session.outputs.map((output) => [output.name, expectedBytes(output, symbols)]));
     await session.close();
     for (const [number, { inputs }] of layers.entries()) {
-      for (const value of exposed(inputs[index].values)) bytes[number] += sizes.get(value.name) ?? 0;
+      for (const value of madeValues(inputs[index].values)) bytes[number] += sizes.get(value.name) ?? 0;
     }
   }
   return bytes;
-}
-
-/** What the named dimensions of the model's inputs are in the first batch. */
-async function symbolsOf(model: Model, samples: Samples): Promise<Map<string, number>> {
-  const symbols = new Map<string, number>();
-  for await (const feeds of samples) {
-    for (const { name, type } of model.graph.inputs) {
-      type?.shape?.forEach((dimension, axis) => {
-        const size = feeds[name]?.shape[axis];
-        if (typeof dimension === 'string' && size !== undefined) symbols.set(dimension, size);
-      });
-    }
-    break;
-  }
-  return symbols;
 }

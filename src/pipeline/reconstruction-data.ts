@@ -1,12 +1,12 @@
 /** What a block is reconstructed from: its inputs in the quantized model, and what the float model makes of its own. */
 import type { Model } from '../graph/model.ts';
-import type { Feeds, Runtime, Session } from '../runtime/runtime.ts';
+import type { Feeds, Runtime } from '../runtime/runtime.ts';
 import { concatenated } from '../samples/arrays.ts';
 import type { Samples } from '../samples/sample.ts';
 import { Tensor } from '../tensor/tensor.ts';
+import { batchOf } from './batching.ts';
 import { valuesByName } from './calibrate.ts';
-import { runnableBytes } from './runnable.ts';
-import { subModel } from './sub-model.ts';
+import { openValues } from './runnable.ts';
 
 /** One sample. */
 export interface Row {
@@ -43,8 +43,17 @@ export async function recordRows(
   samples: Samples,
   { inputs, targets, maxBytes, like, runtime, threads, signal }: RecordOptions,
 ): Promise<Rows> {
-  const left = await openPart(float, targets, runtime, threads);
-  const right = await openPart(quantized, inputs, runtime, threads);
+  const open = (model: Model, names: readonly string[]) => {
+    const values = valuesByName(model.graph);
+    return openValues(
+      model,
+      names.map((name) => values.get(name)),
+      runtime,
+      threads,
+    );
+  };
+  const left = await open(float, targets);
+  const right = await open(quantized, inputs);
   let rows: Row[] = [];
   let isBatched = false;
   let stride = 1;
@@ -84,36 +93,13 @@ export function joinedRows(rows: readonly Row[], inputs: readonly string[], targ
   const join = (names: readonly string[], pick: (row: Row) => readonly Tensor[]) =>
     names.map((name, index) => {
       const tensors = rows.map((row) => pick(row)[index]);
-      // One may be a scalar, which has no axis to be joined along.
-      return [name, tensors.length === 1 ? tensors[0] : concatenated(tensors)] as const;
+      return [name, concatenated(tensors)] as const;
     });
   return Object.fromEntries([...join(inputs, (row) => row.inputs), ...join(targets, (row) => row.targets)]);
 }
 
 export function bytesOfRow({ inputs, targets }: Row): number {
   return [...inputs, ...targets].reduce((sum, tensor) => sum + tensor.byteLength, 0);
-}
-
-async function openPart(
-  model: Model,
-  names: readonly string[],
-  runtime: Runtime,
-  threads: number | undefined,
-): Promise<Pick<Session, 'run' | 'close'>> {
-  const values = valuesByName(model.graph);
-  const made = [...new Set(names)].flatMap((name) => {
-    const value = values.get(name);
-    return value?.producer ? [value] : [];
-  });
-  if (made.length === 0) return { run: async () => ({}), close: async () => {} };
-  return runtime.open(runnableBytes(subModel(model, made)), threads ? { threads } : {});
-}
-
-/** How many samples were joined: the size that the leading axes of all inputs have in common, else 1. */
-function batchOf(feeds: Feeds): number {
-  const sizes = new Set(Object.values(feeds).map(({ shape }) => shape[0] ?? 1));
-  const [size] = sizes;
-  return sizes.size === 1 ? Math.max(size, 1) : 1;
 }
 
 /** The tensor cut along its leading axis into `count` parts, or undefined where that axis cannot be so many samples. */

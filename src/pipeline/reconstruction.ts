@@ -4,7 +4,6 @@
  * it. No labels are needed. Blocks in their order are BRECQ's (Li et al. 2021, §3.2); learning with gradients that pass
  * through the rounding is EfficientQAT's (Chen et al. 2024, §3.2); ALGORITHMS.md §3.4 and §3.14.
  */
-import { isHalftoneError } from '../base/errors.ts';
 import { createRandom } from '../base/random.ts';
 import type { Model } from '../graph/model.ts';
 import type { Feeds, Runtime } from '../runtime/runtime.ts';
@@ -20,6 +19,7 @@ import {
   type ReconstructionRates,
 } from './reconstruction-learners.ts';
 import type { Simulation } from './simulate.ts';
+import { orWhyNot } from './why-not.ts';
 
 export type { ReconstructionRates } from './reconstruction-learners.ts';
 
@@ -150,7 +150,7 @@ async function learnBlock(
       part.outputs.map(({ target }) => target),
     );
   const shares = block.outputs.map((_, index) => 1 / powerOf(test, index));
-  const trainer = await trainerOf(() =>
+  const trainer = await orWhyNot(() =>
     openTrainer(part, shares, { ...join(train.slice(0, runSize)), ...feeds() }, runtime, threads),
   );
   if (typeof trainer === 'string') return left(trainer);
@@ -257,15 +257,5 @@ function* shuffledBatches(rows: readonly Row[], size: number, random: () => numb
       order.push(...next);
     }
     yield order.splice(0, size);
-  }
-}
-
-/** The trainer, or why a block cannot be trained. */
-async function trainerOf(open: () => Promise<Trainer>): Promise<Trainer | string> {
-  try {
-    return await open();
-  } catch (error) {
-    if (isHalftoneError(error) && (error.code === 'unsupported' || error.code === 'runtime')) return error.message;
-    throw error;
   }
 }

@@ -4,6 +4,7 @@ import type { Model } from '../graph/model.ts';
 import type { Node } from '../graph/node.ts';
 import type { Value } from '../graph/value.ts';
 import { dequantizeMatrix } from '../kernel/index.ts';
+import { hasStaticPairs } from '../lowerings/index.ts';
 import { lowerQdq, replaceWeight } from '../lowerings/qdq.ts';
 import { SharedConstants, type Weight } from '../lowerings/weight.ts';
 import { fromMatrix } from '../tensor/matrix-view.ts';
@@ -62,7 +63,7 @@ export function simulate(planning: Planning, matrices: Matrices): Simulation {
     const matrix = matrices.get(weight.value.name);
     if (!matrix) continue;
     const lowering = lowerings.get(weight.value.name);
-    if (integer && parameters.size > 0 && (lowering === 'qdq' || lowering === 'qoperator')) {
+    if (integer && parameters.size > 0 && lowering && hasStaticPairs(lowering)) {
       integerWeights.set(weight.value, { weight, matrix });
     } else {
       weight.value.tensor = dequantized(weight, matrix);

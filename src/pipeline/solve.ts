@@ -6,8 +6,11 @@ import { HalftoneError } from '../base/errors.ts';
 import { parameterLayout, type QuantizedMatrix } from '../formats/quantized.ts';
 import { formatScheme, isPlainFloat, needsWholeTensor, parseScheme } from '../formats/scheme.ts';
 import { loadedMatrix, storedMatrix, zeroPointBytes } from '../kernel/index.ts';
+import { computesInIntegers, hasStaticPairs } from '../lowerings/index.ts';
 import type { Weight } from '../lowerings/weight.ts';
 import { decibels } from '../metrics/error.ts';
+import type { RangeId } from '../ranges/index.ts';
+import type { SolverId } from '../solvers/index.ts';
 import { isRowMajor } from '../tensor/matrix-view.ts';
 import { Tensor } from '../tensor/tensor.ts';
 import { withBiasRoom } from './bias-room.ts';
@@ -100,7 +103,7 @@ export async function solveWeights(planning: Planning, options: SolveWeightsOpti
         continue;
       }
       const matrix = matrixOf(weight, finished, store);
-      const integer = plan.quantize?.lowering === 'qdq' || plan.quantize?.lowering === 'qoperator';
+      const integer = plan.quantize !== undefined && hasStaticPairs(plan.quantize.lowering);
       matrices.set(plan.tensor, integer ? withBiasRoom(weight, matrix, planning) : matrix);
       results.push({ tensor: plan.tensor, scheme, sqnr: decibels(energy, error) });
     }
@@ -125,7 +128,10 @@ function jobsOf(
   const { quantize } = plan;
   if (!quantize) throw new HalftoneError('internal', `plan: expected "${plan.tensor}" to be quantized`);
   const { rows, columns, permutation, rowAxes } = use.view;
-  const integer = quantize.lowering === 'qdq' || quantize.lowering === 'qoperator' || quantize.lowering === 'dynamic';
+  const integer = computesInIntegers(quantize.lowering);
+  const { range } = quantize;
+  const [solver, weightRange]: [SolverId, RangeId | undefined] =
+    range === 'search' || range === 'hqq' ? [range, undefined] : ['rtn', range];
   const isBlocked = quantize.lowering === 'matmul-nbits' || quantize.lowering === 'gather-block';
   const floatBytes = rows * columns * 4;
   if (!isBlocked && floatBytes > loweredBytes) refuseWhole(plan, floatBytes, loweredBytes, `as ${quantize.lowering}`);
@@ -136,10 +142,10 @@ function jobsOf(
     shape: tensor.shape,
     data: source?.range ?? tensor.bytes,
     rowAxes: permutation.slice(0, rowAxes),
-    solver: quantize.range === 'search' || quantize.range === 'hqq' ? quantize.range : ('rtn' as const),
+    solver,
     scheme: quantize.scheme,
     options: {
-      ...(quantize.range === 'search' || quantize.range === 'hqq' ? {} : { range: quantize.range }),
+      ...(weightRange && { range: weightRange }),
       percentile: recipe.percentile,
       reduceRange: recipe.reduceRange && integer,
       positiveScale: integer,

@@ -98,7 +98,7 @@ async function* readFeed(feed: Feed, description: string): AsyncGenerator<Tensor
       const item = new Tensor(tensor.dtype, cut.shape, tensor.bytes.subarray(from, from + width));
       pending.push(convertTo(item, input.dtype, `${subject}, sample ${i}`));
       if (pending.length < group) continue;
-      yield group === 1 ? pending[0] : concatenated(pending);
+      yield concatenated(pending);
       pending = [];
     }
   }
@@ -107,6 +107,8 @@ async function* readFeed(feed: Feed, description: string): AsyncGenerator<Tensor
 /** Tensors of one type and equal trailing dimensions, joined along axis 0. */
 export function concatenated(tensors: readonly Tensor[]): Tensor {
   const [first] = tensors;
+  // A single one may be a scalar, which has no axis to be joined along.
+  if (tensors.length === 1) return first;
   const bytes = new Uint8Array(tensors.reduce((sum, tensor) => sum + tensor.bytes.length, 0));
   let at = 0;
   let rows = 0;

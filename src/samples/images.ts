@@ -49,7 +49,7 @@ export function imageSamples(
         const subject = `${description}/${file.name}`;
         pending.push(preprocess(await decode(await file.read(), subject), settings, input, subject));
         if (pending.length < group) continue;
-        yield { [input.name]: group === 1 ? pending[0] : concatenated(pending) };
+        yield { [input.name]: concatenated(pending) };
         pending = [];
       }
     },
