@@ -23,13 +23,20 @@ export function bestAndMedian(values: readonly number[]): { readonly best: numbe
 /**
  * Where, when and by what the figures came about.
  * @param busy the load average that the benchmark itself makes
+ * @param measured the commits, where figures were kept from earlier runs
  */
-export function provenance(runtime: string, command: string, loadBefore: number, busy = 2): string {
+export function provenance(
+  runtime: string,
+  command: string,
+  loadBefore: number,
+  busy = 2,
+  measured = revision(),
+): string {
   const [cpu] = cpus();
   const memory = `${(totalmem() / 2 ** 30).toFixed(0)} GiB`;
   return [
     `- Machine: ${cpu?.model.trim() ?? 'unknown processor'}, ${cpus().length} cores, ${memory}, ${type()} ${release()}`,
-    `- Versions: halftone at ${revision()}, Node ${process.versions.node}, ${runtime}`,
+    `- Versions: halftone at ${measured}, Node ${process.versions.node}, ${runtime}`,
     `- Load average: ${loadBefore.toFixed(1)} before, ${loadavg()[0].toFixed(1)} after; timings count only where the first is near 0 and the second near ${busy}`,
     `- Date: ${new Date().toISOString().slice(0, 10)}`,
     `- Command: \`${command}\``,
@@ -37,7 +44,7 @@ export function provenance(runtime: string, command: string, loadBefore: number,
 }
 
 /** The commit measured, and whether the sources differ from it. */
-function revision(): string {
+export function revision(): string {
   const git = (...args: string[]) => spawnSync('git', args, { encoding: 'utf8' }).stdout?.trim() ?? '';
   const commit = git('rev-parse', '--short', 'HEAD');
   if (commit === '') return 'an unknown commit';

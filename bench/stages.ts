@@ -1,18 +1,29 @@
 /**
- * `npm run bench:stages [-- --only NAME] [--bits W4] [--preset balanced] [--quick]`: quantizes real models with the preset
- * `best` and writes to docs/accuracy.md what each stage brought on held-out samples, what it cost, and what is lost in the
- * end on data that was never touched. With an option it only prints.
+ * `npm run bench:stages [-- --only NAME] [--bits W4] [--preset balanced] [--quick] [--resume]`: quantizes real models with the
+ * preset `best` and writes to docs/accuracy.md what each stage brought on held-out samples, what it cost, and what is lost in
+ * the end on data that was never touched. Rows are kept in tmp/stages.json: with `--resume` those that are there stay, and
+ * the document is written once none is missing.
  */
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { loadavg } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { isHalftoneError, openRuntime, type QuantizeOptions, readModel, type Session, writeOnnx } from '../src/node.ts';
+import {
+  isHalftoneError,
+  openRuntime,
+  type Quantized,
+  type QuantizeOptions,
+  type Report,
+  readModel,
+  type Session,
+  writeOnnx,
+} from '../src/node.ts';
 import { noisySpectra, speechWindows, spokenDigits } from './audio.ts';
 import { assets, cifar10, type Data, imagenet, missingAssets, shakespeare } from './data.ts';
 import { dropOf, type Measured, measure, natsOf } from './measure.ts';
 import { films, keyWords, stories, things } from './more-data.ts';
-import { mark, provenance, table, writeBetweenMarkers } from './report.ts';
+import { mark, provenance, revision, table, writeBetweenMarkers } from './report.ts';
 import type { Goals } from './rows.ts';
 
 const { values } = parseArgs({
@@ -21,6 +32,7 @@ const { values } = parseArgs({
     bits: { type: 'string', multiple: true },
     preset: { type: 'string', default: 'best' },
     quick: { type: 'boolean', default: false },
+    resume: { type: 'boolean', default: false },
   },
 });
 
@@ -48,6 +60,8 @@ type Bits = keyof typeof settings;
 interface BenchModel {
   readonly name: string;
   readonly open: (float: Session) => Data | Promise<Data>;
+  /** Few pictures calibrate: their mirror images are taken as well. */
+  readonly mirror?: boolean;
   readonly goals: Partial<Record<Bits, Goals>>;
 }
 
@@ -71,6 +85,7 @@ const models: readonly BenchModel[] = [
   {
     name: 'squeezenet1.1',
     open: (float) => imagenet('mean and deviation', float.inputs, 0, quick),
+    mirror: true,
     goals: {
       W8A8: { drop: 0.1, sqnr: 34 },
       'W8A8 per tensor': { drop: 0.5 },
@@ -83,6 +98,7 @@ const models: readonly BenchModel[] = [
   {
     name: 'mobilenet-v2',
     open: (float) => imagenet('-1 to 1', float.inputs, 1, quick),
+    mirror: true,
     goals: {
       W8A8: { drop: 0.2, sqnr: 18 },
       'W8A8 per tensor': { drop: 2 },
@@ -106,43 +122,53 @@ const models: readonly BenchModel[] = [
   { name: 'stories260K', open: () => stories(quick), goals: others },
 ];
 
+/** A row of both tables. */
 interface Result {
-  readonly bits: Bits;
-  readonly measured: Measured;
-  /** Of the quantized layers, with scales and zero points. */
-  readonly bitsPerWeight: number;
-  readonly stages: NonNullable<Awaited<ReturnType<typeof measure>>['quantized']['report']['stages']>;
+  readonly key: string;
+  readonly revision: string;
+  readonly summary: readonly string[];
+  readonly stages: NonNullable<Report['stages']>;
 }
+
+const keptPath = fileURLToPath(new URL('../tmp/stages.json', import.meta.url));
+const results = new Map<string, Result>();
+if (values.resume && existsSync(keptPath)) {
+  for (const result of JSON.parse(readFileSync(keptPath, 'utf8')) as Result[]) results.set(result.key, result);
+}
+const keyOf = (model: string, bits: string) => [model, bits, values.preset, ...(quick ? ['quick'] : [])].join();
 
 const runtime = await openRuntime();
 const [loadBefore] = loadavg();
-const results: Result[] = [];
 let failures = 0;
 for (const bench of models.filter(({ name }) => !values.only || values.only.some((part) => name.includes(part)))) {
+  const rows = (Object.entries(bench.goals) as [Bits, Goals][]).filter(
+    ([bits]) => (!values.bits || values.bits.includes(bits)) && !results.has(keyOf(bench.name, bits)),
+  );
+  if (rows.length === 0) continue;
   const float = readModel(join(assets, 'models', `${bench.name}.onnx`));
   const session = await runtime.open(writeOnnx(float), { threads: 2 });
   const data = await bench.open(session);
-  for (const [bits, goals] of Object.entries(bench.goals) as [Bits, Goals][]) {
-    if (values.bits && !values.bits.includes(bits)) continue;
+  for (const [bits, goals] of rows) {
     try {
-      const options = { ...settings[bits], preset: values.preset as QuantizeOptions['preset'] };
-      const row = { recipe: bits, options: options as QuantizeOptions, goals, peer: '' };
+      const options: QuantizeOptions = {
+        ...settings[bits],
+        preset: values.preset as QuantizeOptions['preset'],
+        mirror: bench.mirror === true,
+      };
+      const row = { recipe: bits, options, goals, peer: '' };
       const measured = await measure({ ...bench, rows: [] }, row, float, data, runtime, { quick, outputsOnly: true });
-      const { weights, plan, stages = [] } = measured.quantized.report;
-      const done = weights.filter(({ bytes }) => bytes !== undefined);
-      const sizes = new Map(plan.weights.map(({ tensor, shape }) => [tensor, shape.reduce((a, b) => a * b, 1)]));
-      const total = (of: (weight: (typeof done)[number]) => number) =>
-        done.reduce((sum, weight) => sum + of(weight), 0);
-      const bitsPerWeight = (8 * total(({ bytes = 0 }) => bytes)) / total(({ tensor }) => sizes.get(tensor) ?? 0);
-      results.push({ bits, measured, bitsPerWeight, stages });
-      note(
-        `${bench.name}, ${bits}: ${lossOf(measured)}, ${measured.sqnr.toFixed(1)} dB, ${bitsPerWeight.toFixed(2)} bits, ${measured.seconds.toFixed(0)} s; ${measured.checks.map(({ text, reached }) => `${reached ? '✓' : '✗'} ${text}`).join('; ')}`,
-      );
+      const { stages = [] } = measured.quantized.report;
+      const summary = summaryOf(bits, measured);
+      note(`${summary.join(' | ')}`);
       for (const { stage, kept, sqnr, gain, seconds = 0 } of stages) {
         note(
           `    ${stage.padEnd(14)} ${sqnr.toFixed(2)} dB, ${gain.toFixed(2)}, ${kept ? 'kept' : 'not kept'}, ${seconds.toFixed(1)} s`,
         );
       }
+      const key = keyOf(bench.name, bits);
+      results.set(key, { key, revision: revision(), summary, stages });
+      mkdirSync(dirname(keptPath), { recursive: true });
+      writeFileSync(keptPath, JSON.stringify([...results.values()]));
     } catch (error) {
       failures++;
       note(`${bench.name}, ${bits}: failed: ${isHalftoneError(error) ? error.message : (error as Error).stack}`);
@@ -162,33 +188,47 @@ function lossOf(measured: Measured): string {
   return drop === undefined ? '–' : signed(-drop, 2);
 }
 
-const ids = [...new Set(results.flatMap(({ stages }) => stages.map(({ stage }) => stage)))];
-const summary = results.map(({ bits, measured, bitsPerWeight }) => [
-  measured.model,
-  bits,
-  bitsPerWeight.toFixed(2),
-  (measured.comparison.quantizedBytes / 1000).toFixed(0),
-  lossOf(measured),
-  measured.comparison.agreement ? `${(100 * measured.comparison.agreement.top1).toFixed(1)} %` : '–',
-  measured.sqnr.toFixed(1),
-  measured.checks.map(({ text }) => text).join('; '),
-  mark(measured.checks.every(({ reached }) => reached)),
-  measured.seconds.toFixed(0),
-]);
-const ablation = results.map(({ bits, measured, stages }) => [
-  measured.model,
+/** Of the quantized layers, with scales and zero points. */
+function bitsPerWeight({ weights, plan }: Report): number {
+  const done = weights.filter(({ bytes }) => bytes !== undefined);
+  const sizes = new Map(plan.weights.map(({ tensor, shape }) => [tensor, shape.reduce((a, b) => a * b, 1)]));
+  const total = (of: (weight: (typeof done)[number]) => number) => done.reduce((sum, weight) => sum + of(weight), 0);
+  return (8 * total(({ bytes = 0 }) => bytes)) / total(({ tensor }) => sizes.get(tensor) ?? 0);
+}
+
+function summaryOf(bits: Bits, measured: Measured & { readonly quantized: Quantized }): string[] {
+  return [
+    measured.model,
+    bits,
+    bitsPerWeight(measured.quantized.report).toFixed(2),
+    (measured.comparison.quantizedBytes / 1000).toFixed(0),
+    lossOf(measured),
+    measured.comparison.agreement ? `${(100 * measured.comparison.agreement.top1).toFixed(1)} %` : '–',
+    measured.sqnr.toFixed(1),
+    measured.checks.map(({ text }) => text).join('; '),
+    mark(measured.checks.every(({ reached }) => reached)),
+    measured.seconds.toFixed(0),
+  ];
+}
+
+const keys = models.flatMap(({ name, goals }) => Object.keys(goals).map((bits) => keyOf(name, bits)));
+const found = keys.flatMap((key) => results.get(key) ?? []);
+const ids = [...new Set(found.flatMap(({ stages }) => stages.map(({ stage }) => stage)))];
+const ablation = found.map(({ summary: [model, bits], stages }) => [
+  model,
   bits,
   ...ids.map((id) => {
-    const found = stages.find(({ stage }) => stage === id);
-    if (!found || (found.changed === 0 && id !== 'nearest')) return '–';
-    if (id === 'nearest') return found.sqnr.toFixed(1);
-    const text = `${signed(found.gain, 1)} (${(found.seconds ?? 0).toFixed(0)} s)`;
-    return found.kept ? text : `~~${text}~~`;
+    const stage = stages.find((one) => one.stage === id);
+    if (!stage || (stage.changed === 0 && id !== 'nearest')) return '–';
+    if (id === 'nearest') return stage.sqnr.toFixed(1);
+    const text = `${signed(stage.gain, 1)} (${(stage.seconds ?? 0).toFixed(0)} s)`;
+    return stage.kept ? text : `~~${text}~~`;
   }),
 ]);
 const command = ['npm run bench:stages --', ...process.argv.slice(2)].join(' ').replace(/ --$/, '');
+const revisions = [...new Set(found.map((row) => row.revision))];
 const text = [
-  provenance(`${runtime.id} ${runtime.version}`, command, loadBefore),
+  provenance(`${runtime.id} ${runtime.version}`, command, loadBefore, 2, revisions.join(', ')),
   `Preset \`${values.preset}\`. Change: points of accuracy, for shakespeare-gpt nats per character in per cent; agreement: test samples on which both models name the same class; bits: per weight of the quantized layers on disk, with scales and zero points.`,
   table(
     [
@@ -203,7 +243,7 @@ const text = [
       'reached',
       'seconds',
     ],
-    summary,
+    found.map(({ summary }) => summary),
   ),
   '### What each stage brings',
   'Decibels of the outputs of held-out calibration samples: first those of the nearest codes, then what each stage adds to what was kept before. What is struck out was taken back. –: nothing to do, or not asked for.',
@@ -213,7 +253,7 @@ process.stdout.write(`${text}\n`);
 if (failures > 0) {
   note(`${failures} failures`);
   process.exitCode = 1;
-} else if (!values.only && !values.bits && !quick && values.preset === 'best') {
+} else if (found.length === keys.length && !quick && values.preset === 'best') {
   writeBetweenMarkers(path, 'bench:stages', text);
   note(`Wrote ${path}`);
 }

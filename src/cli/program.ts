@@ -164,6 +164,7 @@ function makeProgram(terminal: Terminal): Command {
       wholeNumber(1),
     )
     .option('--preprocess <file>', 'preprocessor_config.json for pictures')
+    .option('--mirror', 'calibrate on the mirror images of pictures, too')
     .option('--dimensions <name=size...>', 'lengths of open dimensions of the inputs, for made-up samples', dimension)
     .option('--labels <file>', 'right classes of the samples: .npy, .npz, .json, .txt or .csv')
     .optionsGroup('Method:')
@@ -205,7 +206,7 @@ function makeProgram(terminal: Terminal): Command {
     .optionsGroup('Choice of layers:')
     .option('--op-types <op...>', 'quantize only these operators')
     .option('--exclude <pattern...>', 'leave nodes or weights of these names alone; * stands for any text')
-    .option('--uniform', 'no exceptions for first, last and depthwise layers')
+    .option('--uniform', 'no exceptions for first, last, depthwise and small layers')
     .option('--recipe <file>', 'settings and rules as JSON; options given beside it come first')
     .option('--allow-quantized', 'quantize what is still float in a quantized model')
     .optionsGroup('Result:')

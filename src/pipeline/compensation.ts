@@ -153,7 +153,7 @@ async function compensateWeight(
       const importance = Float32Array.from({ length: columns }, (_, i) => Math.max(moments.moment[i * columns + i], 0));
       const start = solverOf('search').solve(target, part.rows, columns, own, { ...limits, importance });
       const { matrix, fallback } = await compensate(part.values, part.rows, columns, start, {
-        ...{ moments, target, products },
+        ...{ moments, target, products, refit: true },
         reduceRange: limits.reduceRange === true,
       });
       if (fallback) return fallback;

@@ -111,6 +111,59 @@ describe('first, last and depthwise layers', () => {
   });
 });
 
+describe('small layers', () => {
+  /** Behind a convolution of 3,456 weights and before one of 51,200: one of 1,024, and one of 4,096, 1/15 of them all. */
+  function widening(): Model {
+    const b = new Builder();
+    let x = b.conv(b.input('x', [1, 48, 6, 6]), 48, 16, [1, 1]);
+    for (const [from, to] of [
+      [16, 64],
+      [64, 64],
+      [64, 800],
+      [800, 10],
+    ]) {
+      x = b.conv(b.add('Relu', [x]), from, to, [1, 1]);
+    }
+    return b.output(x).model;
+  }
+  const blocks = (input: RecipeInput) =>
+    weightsOf(input, widening()).map(({ quantize }) => quantize?.scheme.split(':')[1]);
+
+  test('get blocks of 8, until a sixteenth of the weights has them', () => {
+    expect(blocks({ weights: 'int4:g32' })).toEqual(['channel', 'g8', 'g32', 'g32', 'channel']);
+    expect(planOf({ weights: 'int4:g32' }, widening()).notes.join()).toContain('1 of 3 layers get smaller blocks');
+  });
+
+  test('of 16 where they are matrices', () => {
+    const b = new Builder();
+    const x = b.input('x', [1, 64]);
+    const sizes = [64, 32, 64, 512, 64, 64];
+    const y = sizes.slice(1).reduce((y, to, index) => b.add('MatMul', [y, b.weight([sizes[index], to])]), x);
+    const found = weightsOf({ weights: 'int4:g32' }, b.output(y).model);
+    expect(found.map(({ quantize }) => quantize?.scheme.split(':')[1])).toEqual([
+      'channel',
+      'g16',
+      'g32',
+      'g32',
+      'channel',
+    ]);
+  });
+
+  test('a rule decides in their place', () => {
+    const rules = [{ match: { op: 'Conv' }, use: { weights: 'int3:g32' } }];
+    expect(blocks({ weights: 'int4:g32', rules })).toEqual(Array(5).fill('g32'));
+  });
+
+  test.each([
+    ['with `uniform`', { weights: 'int4:g32', uniform: true }],
+    ['where blocks are as small', { weights: 'int4:g8' }],
+    ['in formats of fixed blocks', { weights: 'mxfp4' }],
+    ['without blocks', { weights: 'int4:channel' }],
+  ] as const)('not %s', (_, input) => {
+    expect(planOf(input, widening()).notes.join()).not.toContain('smaller blocks');
+  });
+});
+
 describe('a plan', () => {
   const settings: QuantizeOptions[] = [{}, { weights: 'int4' }, { activations: 'dynamic' }, { weights: 'float16' }];
 

@@ -201,6 +201,12 @@ interface Wish {
   readonly because: string;
 }
 
+/**
+ * The smallest layers get smaller blocks, until they hold this share of the weights: often the first ones, whose errors all
+ * others pass on, and there scales take little room.
+ */
+const maxFineShare = 1 / 16;
+
 /** Widths under 8 leave the layers that hurt most at 8 bits: a few per cent of the bytes, most of the damage. */
 function defaultRules(
   recipe: Recipe,
@@ -246,11 +252,48 @@ function defaultRules(
         'keep 8 bits, because low widths do most damage there; --uniform turns that off.',
     );
   }
-  return [...kept].map(([weight, because]) => ({
+  const keeping = [...kept].map(([weight, because]) => ({
     match: { tensor: weight.value.name },
     use: { weights: 'int8' },
     because,
   }));
+  return [
+    ...keeping,
+    ...smallBlockRules(
+      recipe,
+      layers.filter((weight) => !kept.has(weight)),
+      total,
+      notes,
+    ),
+  ];
+}
+
+/** Blocks of 8 columns for the smallest layers; 16 where kernels of ONNX Runtime take no less. */
+function smallBlockRules(recipe: Recipe, layers: readonly Weight[], total: number, notes: string[]): Rule[] {
+  const scheme = parseScheme(recipe.weights);
+  const { granularity, scaleType } = scheme;
+  // Other types of scales belong to formats whose block size is fixed.
+  if (granularity.kind !== 'block' || (scaleType !== 'float16' && scaleType !== 'float32')) return [];
+  const rules: Rule[] = [];
+  let bytes = 0;
+  for (const size of [...new Set(layers.map(({ tensor }) => tensor.byteLength))].sort((a, b) => a - b)) {
+    const alike = layers.filter(({ tensor }) => tensor.byteLength === size);
+    bytes += alike.length * size;
+    if (bytes > maxFineShare * total) break;
+    for (const weight of alike) {
+      const block = weight.use.kind.endsWith('convolution') ? 8 : 16;
+      if (isTooSmall(weight, recipe) || block >= granularity.size) continue;
+      const weights = formatScheme({ ...scheme, granularity: { kind: 'block', size: block } });
+      rules.push({ match: { tensor: weight.value.name }, use: { weights }, because: 'a small layer' });
+    }
+  }
+  if (rules.length > 0) {
+    notes.push(
+      `${rules.length} of ${layers.length} layers get smaller blocks: they are so small that it takes next to no room; ` +
+        '--uniform turns that off.',
+    );
+  }
+  return rules;
 }
 
 /** What the settings and the last matching rule ask for this weight. */

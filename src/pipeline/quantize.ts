@@ -54,6 +54,8 @@ export interface QuantizeOptions extends RecipeInput {
   readonly calibration?: Samples;
   /** At most this many samples are read. Default: as the preset says. */
   readonly samples?: number;
+  /** Calibrate on mirror images, too: for pictures that look as likely with left and right exchanged. Default false. */
+  readonly mirror?: boolean;
   /** Quantize what is still float in a model that already holds quantized operators. Default false. */
   readonly allowQuantized?: boolean;
   /** Compare the result with the float model on held-out samples. Default true when there are samples. */
@@ -153,7 +155,12 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
   checkLabelsEarly(model, options.labels);
   const watched = options.calibration && watchFinite(options.calibration);
   const parts = watched
-    ? await partsOf(watched.samples, options.samples ?? presets[recipe.preset].samples, model, runtime)
+    ? await partsOf(
+        watched.samples,
+        { limit: options.samples ?? presets[recipe.preset].samples, mirror: options.mirror === true },
+        model,
+        runtime,
+      )
     : undefined;
   const executor = options.executor ?? inlineExecutor();
   const measured = parts && !parts.samples.synthetic ? fittedBatches[recipe.solver] : 0;

@@ -2,9 +2,11 @@
 import { HalftoneError } from '../base/errors.ts';
 import type { Model } from '../graph/model.ts';
 import type { Runtime } from '../runtime/runtime.ts';
+import { withMirrorImages } from '../samples/mirror.ts';
 import type { Samples } from '../samples/sample.ts';
 import { isHeldOut, remember, split, take } from '../samples/select.ts';
 import { batchesFor } from './batching.ts';
+import { inputsOf } from './inputs.ts';
 
 /** A quarter is held out. */
 const holdOutEvery = 4;
@@ -25,8 +27,23 @@ export interface SampleParts {
   labels(all: readonly number[]): readonly number[];
 }
 
-/** Splits the samples, and joins those that calibrate to batches where the model takes them. */
-export async function partsOf(samples: Samples, limit: number, model: Model, runtime: Runtime): Promise<SampleParts> {
+export interface PartsOptions {
+  /** At most so many samples are read. */
+  readonly limit: number;
+  /** Whether mirror images calibrate as well. */
+  readonly mirror: boolean;
+}
+
+/**
+ * Splits the samples, and joins those that calibrate to batches where the model takes them.
+ * @throws HalftoneError `missing-data` without samples; as `withMirrorImages`.
+ */
+export async function partsOf(
+  samples: Samples,
+  { limit, mirror }: PartsOptions,
+  model: Model,
+  runtime: Runtime,
+): Promise<SampleParts> {
   const limited = remember(take(samples, limit), rememberedBytes);
   let count = limited.count;
   if (count === undefined) {
@@ -36,7 +53,10 @@ export async function partsOf(samples: Samples, limit: number, model: Model, run
   if (count === 0) {
     throw new HalftoneError('missing-data', `${samples.description}: expected samples, got none`);
   }
-  const batched = (part: Samples) => batchesFor(model, part, batchSize, runtime);
+  const batched = async (part: Samples) => {
+    const joined = await batchesFor(model, part, batchSize, runtime);
+    return mirror ? withMirrorImages(joined, inputsOf(model)) : joined;
+  };
   if (count < minSamplesToSplit) {
     return {
       samples,

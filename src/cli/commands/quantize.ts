@@ -33,6 +33,7 @@ export interface QuantizeCommandOptions {
   readonly activations?: Recipe['activations'];
   readonly calibrate?: string;
   readonly samples?: number;
+  readonly mirror?: boolean;
   readonly preprocess?: string;
   readonly dimensions?: Dimensions;
   readonly labels?: string;
@@ -96,6 +97,7 @@ export async function quantizeCommand(
     ...(data?.labels ? { labels: data.labels } : {}),
     ...(options.samples === undefined ? {} : { samples: options.samples }),
     ...(options.threads === undefined ? {} : { threads: options.threads }),
+    mirror: options.mirror === true,
     allowQuantized: options.allowQuantized === true,
     compare: options.compare !== false,
     clock: terminal.clock,
@@ -179,7 +181,7 @@ function checkOptions(path: string, options: QuantizeCommandOptions): void {
   const { recipe, calibrate, labels, preprocess } = options;
   checkOutputs(options, [path, ...inputPaths(recipe, calibrate, labels, preprocess)]);
   if (options.calibrate === undefined) {
-    const needing = (['samples', 'preprocess', 'dimensions', 'labels', 'minSqnr'] as const).find(
+    const needing = (['samples', 'mirror', 'preprocess', 'dimensions', 'labels', 'minSqnr'] as const).find(
       (key) => options[key] !== undefined,
     );
     if (needing) {
