@@ -98,7 +98,6 @@ const models: readonly BenchModel[] = [
   {
     name: 'mobilenet-v2',
     open: (float) => imagenet('-1 to 1', float.inputs, 1, quick),
-    mirror: true,
     goals: {
       W8A8: { drop: 0.2, sqnr: 18 },
       'W8A8 per tensor': { drop: 2 },
