@@ -210,7 +210,7 @@ const renormalize: Stage = async (best, workshop, onProgress) => {
 };
 
 /** Runs of the samples that ranges are refined on: every range takes two rounds of them. */
-const refiningRuns = 16;
+const refiningRuns = 32;
 
 const refine: Stage = async (best, workshop, onProgress) => {
   const { recipe, samples, runtime } = workshop;

@@ -28,7 +28,7 @@ export function createJudge(
   float: Model,
   runs: Samples,
   runtime: Runtime,
-  { most = 64, threads }: { readonly most?: number; readonly threads?: number } = {},
+  { most = 256, threads }: { readonly most?: number; readonly threads?: number } = {},
 ): Judge {
   const settings = threads ? { threads } : {};
   const samples = remember(take(runs, most), keptBytes);

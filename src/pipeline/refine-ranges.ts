@@ -1,12 +1,13 @@
 /**
  * Refines ranges of activations by what they do to the outputs: each tensor's range is made a little narrower and a
  * little wider, and the changes that bring the outputs closest are taken, as far as they go together. The divergence of the
- * outputs judges, so that a tensor that matters little may be cut as it likes.
+ * outputs judges, so that a tensor that matters little may be cut as it likes; noise must not grow by it, because the
+ * divergence of a few samples is little and easily fitted to.
  */
 import type { Model } from '../graph/model.ts';
 import type { Interval } from '../ranges/index.ts';
 import { type Candidate, planOf, tryCandidate } from './candidate.ts';
-import type { Judge } from './judge.ts';
+import type { Judge, Verdict } from './judge.ts';
 import type { Recipe } from './recipe.ts';
 
 export interface RefineOptions {
@@ -25,26 +26,27 @@ const mostRefined = 10;
 const leastGain = 1e-3;
 
 /** @returns the intervals that replace those of the candidate's plan, by group; empty where none is better */
-export async function refineRanges(best: Candidate, options: RefineOptions): Promise<Map<string, Interval>> {
+export async function refineRanges(candidate: Candidate, options: RefineOptions): Promise<Map<string, Interval>> {
   const { recipe, judge, signal, onProgress } = options;
   const intervals = new Map<string, Interval>();
-  for (const { group, interval } of planOf(best, recipe).plan.activations) if (interval) intervals.set(group, interval);
+  for (const { group, interval } of planOf(candidate, recipe).plan.activations)
+    if (interval) intervals.set(group, interval);
   const modelWith = (changed: ReadonlyMap<string, Interval>): Model =>
-    tryCandidate({ ...best, intervals: new Map([...best.intervals, ...changed]) }, recipe).simulation.model;
-  const divergenceWith = async (changed: ReadonlyMap<string, Interval>) => {
+    tryCandidate({ ...candidate, intervals: new Map([...candidate.intervals, ...changed]) }, recipe).simulation.model;
+  const verdictOf = async (changed: ReadonlyMap<string, Interval>) => {
     signal?.throwIfAborted();
-    return (await judge(modelWith(changed))).divergence;
+    return judge(modelWith(changed));
   };
 
   const found = new Map<string, Interval>();
-  let lowest = await divergenceWith(found);
+  let best = await verdictOf(found);
   const total = intervals.size * factors.length;
   let done = 0;
   const gains: { readonly group: string; readonly factor: number; readonly divergence: number }[] = [];
   for (const [group, interval] of intervals) {
     for (const factor of factors) {
-      const divergence = await divergenceWith(new Map([[group, scaled(interval, factor)]]));
-      if (divergence < lowest * (1 - leastGain)) gains.push({ group, factor, divergence });
+      const verdict = await verdictOf(new Map([[group, scaled(interval, factor)]]));
+      if (isBetter(verdict, best)) gains.push({ group, factor, divergence: verdict.divergence });
       onProgress?.(++done, total);
     }
   }
@@ -54,13 +56,17 @@ export async function refineRanges(best: Candidate, options: RefineOptions): Pro
     // Of both directions the better one came first.
     if (!interval || found.has(group)) continue;
     for (let next = scaled(interval, factor); ; next = scaled(next, factor)) {
-      const divergence = await divergenceWith(new Map([...found, [group, next]]));
-      if (!(divergence < lowest * (1 - leastGain))) break;
-      lowest = divergence;
+      const verdict = await verdictOf(new Map([...found, [group, next]]));
+      if (!isBetter(verdict, best)) break;
+      best = verdict;
       found.set(group, next);
     }
   }
   return found;
+}
+
+function isBetter(verdict: Verdict, than: Verdict): boolean {
+  return verdict.divergence < than.divergence * (1 - leastGain) && verdict.sqnr >= than.sqnr;
 }
 
 function scaled({ min, max }: Interval, factor: number): Interval {
