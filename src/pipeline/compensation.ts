@@ -3,6 +3,8 @@
  * layer after layer behind the already quantized part: each layer aims at what the float layer makes of the float model's
  * inputs, from the inputs that the quantized model gives it (ALGORITHMS.md §3.6 b).
  */
+
+import { formatOf } from '../formats/index.ts';
 import type { QuantizedMatrix } from '../formats/quantized.ts';
 import { needsWholeTensor, parseScheme, type Scheme } from '../formats/scheme.ts';
 import { computesInIntegers } from '../lowerings/index.ts';
@@ -16,7 +18,8 @@ import { toMatrix } from '../tensor/matrix-view.ts';
 import { type AimedRows, aimOf, together } from './aim.ts';
 import { withBiasRoom } from './bias-room.ts';
 import type { LayerTarget } from './correction-targets.ts';
-import { type CrossMoments, collectCrossMoments, momentKey } from './moments.ts';
+import { embeddingMoments } from './embedding-moments.ts';
+import { type CrossMoments, collectCrossMoments, type Moments, momentKey } from './moments.ts';
 import type { Planning } from './plan.ts';
 import type { Simulation } from './simulate.ts';
 
@@ -41,6 +44,8 @@ const maxColumns = 8192;
 export interface Compensator {
   /** Chooses the codes of some layers that do not depend on each other, and puts them into the simulation. */
   run(simulation: Simulation, group: readonly LayerTarget[]): Promise<void>;
+  /** The same for embeddings, by what the float model's outputs make of their errors. Before all layers. */
+  runEmbeddings(simulation: Simulation, embeddings: readonly LayerTarget[]): Promise<void>;
   /** Weights that got other codes. */
   readonly changed: number;
   readonly fallbacks: Fallbacks;
@@ -60,24 +65,27 @@ export function createCompensator(options: CompensationOptions): Compensator {
   let changed = 0;
   const fallbacks = new Map<string, string>();
   const own = new Map(floatTargets.map((target) => [keyOf(target), target]));
+  const shared = { ...(threads ? { threads } : {}), ...(signal ? { signal } : {}) };
+  const withTwins = (group: readonly LayerTarget[]) =>
+    group.flatMap((target) => {
+      const { value, uses, use } = target.weight;
+      const refuse = (why: string) => {
+        fallbacks.set(value.name, why);
+        return [];
+      };
+      if (uses.length > 1) return refuse('several layers read it');
+      if (use.view.columns > maxColumns) return refuse(`its ${use.view.columns} columns are too many`);
+      const twin = own.get(keyOf(target));
+      return twin ? [{ target, twin }] : refuse('the float model has no such layer');
+    });
   return {
     get changed() {
       return changed;
     },
     fallbacks,
     async run(simulation, group) {
-      const targets = group.flatMap((target) => {
-        const { value, uses, use } = target.weight;
-        const refuse = (why: string) => {
-          fallbacks.set(value.name, why);
-          return [];
-        };
-        if (uses.length > 1) return refuse('several layers read it');
-        if (use.view.columns > maxColumns) return refuse(`its ${use.view.columns} columns are too many`);
-        const twin = own.get(keyOf(target));
-        return twin ? [{ target, twin }] : refuse('the float model has no such layer');
-      });
-      const settings = { ...(threads ? { threads } : {}), ...(signal ? { signal } : {}), maxColumns };
+      const targets = withTwins(group);
+      const settings = { ...shared, maxColumns };
       const layers = targets.map(({ twin }) => twin);
       const momentsOf = (some: Samples) =>
         collectCrossMoments(reference.model, simulation.model, layers, some, runtime, settings);
@@ -101,6 +109,41 @@ export function createCompensator(options: CompensationOptions): Compensator {
         }
         changed++;
         simulation.replace(target, arithmetic ? withBiasRoom(twin.weight, result, reference) : result);
+      }
+    },
+    async runEmbeddings(simulation, embeddings) {
+      const wide = embeddings.filter(({ weight }) => {
+        const scheme = options.schemes.get(weight.value.name);
+        if (!scheme || formatOf(parseScheme(scheme).format).bits < 8) return false;
+        fallbacks.set(weight.value.name, 'at 8 bits the nearest codes of an embedding do');
+        return true;
+      });
+      const targets = withTwins(embeddings.filter((target) => !wide.includes(target)));
+      if (targets.length === 0) return;
+      const names = targets.map(({ twin }) => twin.tensor);
+      const found = await embeddingMoments(reference.model, names, samples, runtime, shared);
+      for (const { target, twin } of targets) {
+        const { name } = target.weight.value;
+        const moments = typeof found === 'string' ? found : found.get(twin.tensor);
+        const scheme = options.schemes.get(name);
+        if (!moments || !scheme || typeof moments === 'string') {
+          fallbacks.set(name, moments ? `${moments}` : 'nothing is known of its influence');
+          continue;
+        }
+        const { rows, columns } = twin.weight.use.view;
+        const values = toMatrix(twin.weight.tensor.floats(), twin.weight.use.view);
+        const result = await codesOf(
+          [{ values, target: values, rows, columns, moments }],
+          parseScheme(scheme),
+          products,
+          {},
+        );
+        if (typeof result === 'string') {
+          fallbacks.set(name, result);
+          continue;
+        }
+        changed++;
+        simulation.replace(target, result);
       }
     },
     close: () => products.close(),
@@ -129,30 +172,50 @@ function partsOf(
   }));
 }
 
+/** Rows, what their codes are to come near to, and what their errors do. */
+interface SolvableRows {
+  readonly values: Float32Array;
+  readonly target: Float32Array;
+  readonly rows: number;
+  readonly columns: number;
+  readonly moments: Moments;
+}
+
+type Limits = Pick<SolveOptions, 'reduceRange' | 'positiveScale'>;
+
 /** A weight whose rows are parts with moments of their own. Returns why nothing could be done, where that is so. */
 async function compensateWeight(
   { weight }: LayerTarget,
   scheme: Scheme,
   parts: readonly AimedRows[],
   products: Products,
-  limits: Pick<SolveOptions, 'reduceRange' | 'positiveScale'>,
+  limits: Limits,
   hasBias: boolean,
 ): Promise<QuantizedMatrix | string> {
-  const { rows, columns } = weight.use.view;
   if (parts.length > 1 && needsWholeTensor(scheme)) return 'its groups share a scale';
   // What a recurrent layer makes comes back to it: its inputs change with its weights.
   const isRecurrent = weight.use.kind === 'recurrent';
   const targets = isRecurrent ? parts.map(({ values }) => values) : await aimOf(parts, hasBias, products);
+  const solvable = parts.map(({ values, rows, columns, all: { moments } }, index) => ({
+    ...{ values, rows, columns, target: targets[index] },
+    // Where nothing makes up for the mean of the error, it counts as any other part of it.
+    moments: hasBias ? moments : { ...moments, mean: new Float32Array(columns) },
+  }));
+  return codesOf(solvable, scheme, products, limits);
+}
+
+async function codesOf(
+  parts: readonly SolvableRows[],
+  scheme: Scheme,
+  products: Products,
+  limits: Limits,
+): Promise<QuantizedMatrix | string> {
   const solve = async (own: Scheme): Promise<QuantizedMatrix[] | string> => {
     const solved: QuantizedMatrix[] = [];
-    for (const [index, part] of parts.entries()) {
-      const { moments: found } = part.all;
-      // Where nothing makes up for the mean of the error, it counts as any other part of it.
-      const moments = hasBias ? found : { ...found, mean: new Float32Array(columns) };
-      const target = targets[index];
+    for (const { values, target, rows, columns, moments } of parts) {
       const importance = Float32Array.from({ length: columns }, (_, i) => Math.max(moments.moment[i * columns + i], 0));
-      const start = solverOf('search').solve(target, part.rows, columns, own, { ...limits, importance });
-      const { matrix, fallback } = await compensate(part.values, part.rows, columns, start, {
+      const start = solverOf('search').solve(target, rows, columns, own, { ...limits, importance });
+      const { matrix, fallback } = await compensate(values, rows, columns, start, {
         ...{ moments, target, products, refit: true },
         reduceRange: limits.reduceRange === true,
       });
@@ -163,13 +226,13 @@ async function compensateWeight(
   };
   const solved = await solve(scheme);
   if (typeof solved === 'string') return solved;
-  if (solved.every((matrix) => matrix.scheme.scaleType === solved[0].scheme.scaleType)) return joined(solved, rows);
+  if (solved.every((matrix) => matrix.scheme.scaleType === solved[0].scheme.scaleType)) return joined(solved);
   const again = await solve({ ...scheme, scaleType: 'float32' });
-  return typeof again === 'string' ? again : joined(again, rows);
+  return typeof again === 'string' ? again : joined(again);
 }
 
 /** Matrices of consecutive rows as one. */
-function joined(parts: readonly QuantizedMatrix[], rows: number): QuantizedMatrix {
+function joined(parts: readonly QuantizedMatrix[]): QuantizedMatrix {
   const [first] = parts;
   if (parts.length === 1) return first;
   const all = <Numbers extends { readonly length: number; set(from: Numbers, at: number): void }>(
@@ -188,7 +251,7 @@ function joined(parts: readonly QuantizedMatrix[], rows: number): QuantizedMatri
   const Codes = first.codes.constructor as new (length: number) => QuantizedMatrix['codes'];
   return {
     ...first,
-    rows,
+    rows: parts.reduce((sum, part) => sum + part.rows, 0),
     codes: all(
       ({ codes }) => codes,
       (length) => new Codes(length),

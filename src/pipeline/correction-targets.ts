@@ -4,7 +4,7 @@ import { isPlainFloat } from '../formats/scheme.ts';
 import type { Model } from '../graph/model.ts';
 import type { Node } from '../graph/node.ts';
 import type { Value } from '../graph/value.ts';
-import type { Weight } from '../lowerings/weight.ts';
+import type { Weight, WeightKind } from '../lowerings/weight.ts';
 import { Tensor } from '../tensor/tensor.ts';
 import type { Need } from './calibrate.ts';
 import type { Planning, WeightPlan } from './plan.ts';
@@ -55,11 +55,20 @@ export function correctionTargets(planning: Planning): CorrectionTarget[] {
 
 /** The recurrent layers of the main graph whose weights the plan quantizes: their results have no bias behind them. */
 export function recurrentTargets(planning: Planning): LayerTarget[] {
+  return targetsOfKind('recurrent', planning);
+}
+
+/** The embeddings of the main graph that the plan quantizes. */
+export function embeddingTargets(planning: Planning): LayerTarget[] {
+  return targetsOfKind('embedding', planning);
+}
+
+function targetsOfKind(kind: WeightKind, planning: Planning): LayerTarget[] {
   const quantized = new Set(planning.plan.weights.filter(hasCodes).map((plan) => plan.tensor));
   return planning.weights.flatMap((weight) => {
-    const { node, kind } = weight.use;
+    const { node, kind: own } = weight.use;
     const result = node.outputs.find((output) => output !== undefined);
-    const isOne = kind === 'recurrent' && node.graph === planning.model.graph && quantized.has(weight.value.name);
+    const isOne = own === kind && node.graph === planning.model.graph && quantized.has(weight.value.name);
     return isOne && result ? [{ tensor: result.name, weight, node }] : [];
   });
 }

@@ -11,7 +11,13 @@ import type { Statistics } from './calibrate.ts';
 import { type Candidate, planOf, type Trial, tryCandidate } from './candidate.ts';
 import { createCompensator } from './compensation.ts';
 import { correctLayers } from './correction.ts';
-import { correctionTargets, type LayerTarget, normalizationTargets, recurrentTargets } from './correction-targets.ts';
+import {
+  correctionTargets,
+  embeddingTargets,
+  type LayerTarget,
+  normalizationTargets,
+  recurrentTargets,
+} from './correction-targets.ts';
 import { equalizeLayers, smoothActivations, weighChannels } from './equalizing-stages.ts';
 import { createJudge, type Judge } from './judge.ts';
 import type { CorrectionId } from './presets.ts';
@@ -139,7 +145,8 @@ const compensateLayers =
   async (best, workshop, onProgress) => {
     const { recipe, samples, runtime } = workshop;
     const reference = planOf(best, recipe);
-    const floatTargets = [...correctionTargets(reference), ...recurrentTargets(reference)];
+    const embeddings = embeddingTargets(reference);
+    const floatTargets = [...correctionTargets(reference), ...recurrentTargets(reference), ...embeddings];
     if (isRecurrent && !floatTargets.some(isRecurrentLayer)) return { changed: 0 };
     const trial = tryCandidate(best, recipe);
     const { simulation, targets, recurrent } = trial;
@@ -151,6 +158,7 @@ const compensateLayers =
       schemes: new Map(schemes),
     });
     try {
+      if (!isRecurrent) await compensator.runEmbeddings(simulation, embeddingTargets(trial.planning));
       await correctLayers(simulation, targets, momentsOf(best), samples, runtime, {
         ...workshop,
         onProgress,
@@ -166,10 +174,10 @@ const compensateLayers =
     }
     const left = [...compensator.fallbacks].map(([tensor, because]) => ({ tensor, because }));
     if (isRecurrent) return { trial, changed: compensator.changed, left };
-    const reached = new Set([...targets, ...recurrent].map(({ weight }) => weight.value.name));
-    for (const { tensor, kind } of trial.planning.plan.weights) {
+    const reached = new Set([...targets, ...recurrent, ...embeddings].map(({ weight }) => weight.value.name));
+    for (const { tensor } of trial.planning.plan.weights) {
       if (!best.matrices.has(tensor) || reached.has(tensor)) continue;
-      left.push({ tensor, because: kind === 'embedding' ? roundedApart : 'it lies inside a branch or a loop' });
+      left.push({ tensor, because: 'it lies inside a branch or a loop' });
     }
     return { trial, changed: compensator.changed, left };
   };
@@ -185,9 +193,6 @@ const reconstructBlocks: Stage = async (best, workshop, onProgress) => {
   const left = blocks.flatMap(({ outputs, left: because }) => (because ? [{ tensor: outputs[0] ?? '', because }] : []));
   return { trial, changed: blocks.filter(({ iterations }) => iterations > 0).length, left };
 };
-
-/** An input of an embedding picks a row, so that nothing can make up for anything. */
-const roundedApart = 'the nearest codes are the best of an embedding';
 
 const renormalize: Stage = async (best, workshop, onProgress) => {
   const { recipe, samples, runtime } = workshop;
