@@ -17,10 +17,12 @@ import { type SolveOptions, solverOf } from '../solvers/index.ts';
 import { toMatrix } from '../tensor/matrix-view.ts';
 import { type AimedRows, aimOf, together } from './aim.ts';
 import { withBiasRoom } from './bias-room.ts';
+import { changingNodes, type Way } from './correction.ts';
 import type { LayerTarget } from './correction-targets.ts';
 import { embeddingMoments } from './embedding-moments.ts';
 import { type CrossMoments, collectCrossMoments, type Moments, momentKey } from './moments.ts';
 import type { Planning } from './plan.ts';
+import { Prefix } from './prefix.ts';
 import type { Simulation } from './simulate.ts';
 
 export interface CompensationOptions {
@@ -43,7 +45,7 @@ const maxColumns = 8192;
 
 export interface Compensator {
   /** Chooses the codes of some layers that do not depend on each other, and puts them into the simulation. */
-  run(simulation: Simulation, group: readonly LayerTarget[]): Promise<void>;
+  run(simulation: Simulation, group: readonly LayerTarget[], way: Way): Promise<void>;
   /** The same for embeddings, by what the float model's outputs make of their errors. Before all layers. */
   runEmbeddings(simulation: Simulation, embeddings: readonly LayerTarget[]): Promise<void>;
   /** Weights that got other codes. */
@@ -65,6 +67,7 @@ export function createCompensator(options: CompensationOptions): Compensator {
   let changed = 0;
   const fallbacks = new Map<string, string>();
   const own = new Map(floatTargets.map((target) => [keyOf(target), target]));
+  let float: Prefix | undefined;
   const shared = { ...(threads ? { threads } : {}), ...(signal ? { signal } : {}) };
   const withTwins = (group: readonly LayerTarget[]) =>
     group.flatMap((target) => {
@@ -83,13 +86,20 @@ export function createCompensator(options: CompensationOptions): Compensator {
       return changed;
     },
     fallbacks,
-    async run(simulation, group) {
+    async run(simulation, group, { prefix, pending }) {
       const targets = withTwins(group);
-      const settings = { ...shared, maxColumns };
+      if (targets.length === 0) return;
+      float ??= new Prefix(reference.model, prefix.samples, { runtime, ...shared });
+      await float.advance(new Set(floatTargets.filter(({ tensor }) => pending.has(tensor)).flatMap(changingNodes)));
+      const prefixes = new Map([
+        [reference.model, float],
+        [simulation.model, prefix],
+      ]);
+      const settings = { ...shared, prefixes, maxColumns };
       const layers = targets.map(({ twin }) => twin);
       const momentsOf = (some: Samples) =>
         collectCrossMoments(reference.model, simulation.model, layers, some, runtime, settings);
-      const { calibration, heldOut } = split(samples);
+      const { calibration, heldOut } = split(prefix.samples);
       const [fitted, checked] = [await momentsOf(calibration), await momentsOf(heldOut)];
       for (const { target, twin } of targets) {
         const { name } = target.weight.value;

@@ -26,7 +26,7 @@ import {
   type NormalizationTarget,
   presentBias,
 } from './correction-targets.ts';
-import { openValues } from './runnable.ts';
+import { numbered, Prefix } from './prefix.ts';
 import type { Simulation } from './simulate.ts';
 
 /** What is changed at one layer: factors on the scales of its rows, and the bias that replaces its own. */
@@ -44,7 +44,15 @@ export interface CorrectionOptions {
   /** Layers that are not corrected, but for which `before` is called as well. Default none. */
   readonly others?: readonly LayerTarget[];
   /** Done to layers of one depth before they are measured. */
-  readonly before?: (group: readonly LayerTarget[]) => Promise<void>;
+  readonly before?: (group: readonly LayerTarget[], way: Way) => Promise<void>;
+}
+
+/** How far correction has come. */
+export interface Way {
+  /** Of the simulation. */
+  readonly prefix: Prefix;
+  /** Names of the results of the group's layers, and of all behind them. */
+  readonly pending: ReadonlySet<string>;
 }
 
 /**
@@ -81,14 +89,20 @@ export async function correctLayers(
   for (const target of normalizations) groupOf(target).normalizations.push(target);
   for (const target of others) groupOf(target).others.push(target);
   const wantedOf = ({ tensor }: Target) => statistics.get(tensor)?.get('moments') as MomentsState;
+  const prefix = new Prefix(simulation.model, numbered(samples), { runtime, ...options });
+  const order = [...groups.keys()].sort((a, b) => a - b).map((level) => groups.get(level) as Group);
   let done = 0;
-  for (const level of [...groups.keys()].sort((a, b) => a - b)) {
-    const group = groups.get(level) as Group;
-    await options.before?.([...group.layers, ...group.others]);
+  for (const [index, group] of order.entries()) {
+    const left = order
+      .slice(index)
+      .flatMap(({ layers, others, normalizations }) => [...layers, ...others, ...normalizations]);
+    await prefix.advance(new Set(left.flatMap(changingNodes)));
+    const pending = new Set(left.map(({ tensor }) => tensor));
+    await options.before?.([...group.layers, ...group.others], { prefix, pending });
     done += group.layers.length + group.normalizations.length + group.others.length;
     options.onProgress?.(done, results.size);
     if (group.layers.length + group.normalizations.length === 0) continue;
-    const measured = await measure(simulation, group, samples, runtime, options);
+    const measured = await measure(simulation, group, prefix, options);
     for (const [index, target] of group.layers.entries()) {
       const correction = correct(target, simulation.hasRowScales(target), wantedOf(target), measured.layers[index]);
       simulation.correct(target, correction);
@@ -166,6 +180,12 @@ function renormalized(
   return [scale, target.bias === undefined ? undefined : bias];
 }
 
+/** The nodes that read what is changed at a target. */
+export function changingNodes(target: LayerTarget | Target): Node[] {
+  const bias = 'weight' in target && 'bias' in target ? target.bias : undefined;
+  return bias ? [target.node, bias.node] : [target.node];
+}
+
 interface Measured {
   /** The layer's result, its bias included. */
   readonly result: MomentsState;
@@ -177,8 +197,7 @@ interface Measured {
 async function measure(
   simulation: Simulation,
   group: Group,
-  samples: Samples,
-  runtime: Runtime,
+  prefix: Prefix,
   options: CorrectionOptions,
 ): Promise<{ readonly layers: Measured[]; readonly normalizations: MomentsState[] }> {
   const twins = simulation.hasFloatActivations ? [] : group.layers.map((target) => simulation.addTwin(target));
@@ -192,9 +211,9 @@ async function measure(
   watches.push(...normalizations);
   try {
     const values = watches.map(({ value }) => value);
-    const session = await openValues(simulation.model, values, runtime, options.threads);
+    const session = await prefix.open(values);
     try {
-      for await (const feeds of samples) {
+      for await (const feeds of prefix.samples) {
         options.signal?.throwIfAborted();
         const results: Feeds = await session.run(feeds);
         for (const { value, channelAxis, accumulator } of watches) {

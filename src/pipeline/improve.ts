@@ -163,10 +163,11 @@ const compensateLayers =
         ...workshop,
         onProgress,
         others: isRecurrent ? recurrent : [],
-        before: (group) =>
+        before: (group, way) =>
           compensator.run(
             simulation,
             group.filter((target) => isRecurrentLayer(target) === isRecurrent),
+            way,
           ),
       });
     } finally {

@@ -17,6 +17,7 @@ import { batchOf } from './batching.ts';
 import { expectedBytes, slicesOf, symbolsOf, valuesByName } from './calibrate.ts';
 import { type GroupMoments, type MomentSums, momentBytes, momentSums } from './moment-sums.ts';
 import { type LayerInput, layerInput, type Rows } from './patches.ts';
+import type { Prefix } from './prefix.ts';
 import { cloneModel } from './prepare.ts';
 import { madeValues, openValues, runnableBytes } from './runnable.ts';
 import { subModel } from './sub-model.ts';
@@ -43,6 +44,8 @@ export interface MomentOptions {
   readonly maxColumns?: number;
   readonly threads?: number;
   readonly signal?: AbortSignal;
+  /** How to run models of which a part is settled, on samples of theirs. */
+  readonly prefixes?: ReadonlyMap<Model, Prefix>;
   /** Samples of all passes together. */
   readonly onProgress?: (done: number, total: number | undefined) => void;
 }
@@ -304,9 +307,9 @@ async function openReader(
   model: Model,
   values: readonly (Value | undefined)[],
   runtime: Runtime,
-  { threads }: MomentOptions,
+  { threads, prefixes }: MomentOptions,
 ): Promise<Reader> {
-  const session = await openValues(model, values, runtime, threads);
+  const session = await (prefixes?.get(model)?.open(values) ?? openValues(model, values, runtime, threads));
   return {
     async read(feeds) {
       const results = await session.run(feeds);
@@ -326,6 +329,8 @@ async function layerBytes(
 ): Promise<number[]> {
   const symbols = await symbolsOf(models[0], samples);
   const bytes = layers.map(({ inputs: [{ groups, columns }] }) => groups * momentBytes(columns) * models.length);
+  // A layer alone has no other to share a pass with.
+  if (layers.length === 1) return bytes;
   for (const [index, model] of models.entries()) {
     const made = madeValues(layers.flatMap(({ inputs }) => inputs[index].values));
     if (made.length === 0) continue;

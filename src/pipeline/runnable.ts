@@ -30,6 +30,9 @@ export function madeValues(values: readonly (Value | undefined)[]): Value[] {
   return [...new Set(values)].filter((value): value is Value => value?.producer !== undefined);
 }
 
+/** Loads what makes some values. */
+export type OpenValues = (values: readonly (Value | undefined)[]) => Promise<Pick<Session, 'run' | 'close'>>;
+
 /**
  * Loads the part of a model that makes some values; those that no node makes are left out.
  * @throws HalftoneError as `runnableBytes`, and `runtime` when it does not load
