@@ -1,6 +1,6 @@
 /** Statistics of channels without data, what they say of rounded weights, and biases that move: against ONNX Runtime. */
-import { existsSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
+import { asset, haveAssets } from '../../test/onnx/assets.ts';
 import { difference, noise, run } from '../../test/support/before-after.ts';
 import { Builder, samplesOf } from '../../test/support/static.ts';
 import { createGaussian, createRandom } from '../base/random.ts';
@@ -232,9 +232,8 @@ describe('bias absorption', () => {
   });
 });
 
-const path = '../shared/assets/models/resnet20-cifar10.onnx';
-test.skipIf(!existsSync(path))('resnet20: its statistics name values of the folded model', async () => {
-  const float = readModel(path);
+test.skipIf(!haveAssets)('resnet20: its statistics name values of the folded model', async () => {
+  const float = readModel(asset('models/resnet20-cifar10.onnx'));
   const found = batchNormStatistics(float);
   const { model } = await prepare(float, runtime);
   const names = new Set(model.graph.nodes.flatMap((node) => node.outputs.map((output) => output?.name)));

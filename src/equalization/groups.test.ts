@@ -1,7 +1,7 @@
 /** Which channels are free, on small graphs and real models, and that scaling them by any factors changes no output. */
-import { existsSync } from 'node:fs';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import { asset, haveAssets } from '../../test/onnx/assets.ts';
 import { addIf, chooseYes, difference, noise, run } from '../../test/support/before-after.ts';
 import { Builder } from '../../test/support/static.ts';
 import { createRandom } from '../base/random.ts';
@@ -235,11 +235,7 @@ test('random chains of layers stay what they were', async () => {
 const counts = new Map<Value, number>();
 const sizeOfChannels = (value: Value) => counts.get(value) ?? 4;
 
-const folder = '../shared/assets/models';
-const isThere = existsSync(folder);
-if (!isThere) process.stderr.write(`Skipped: no real models in ${folder}\n`);
-
-describe.skipIf(!isThere)('real models', () => {
+describe.skipIf(!haveAssets)('real models', () => {
   const cases: { name: string; feeds: Feeds; groups: number }[] = [
     { name: 'mobilenet-v2', groups: 40, feeds: { input: noise([1, 3, 224, 224]) } },
     { name: 'resnet20-cifar10', groups: 10, feeds: { input: noise([1, 3, 32, 32]) } },
@@ -251,7 +247,7 @@ describe.skipIf(!isThere)('real models', () => {
     '$name computes the same',
     async ({ name, feeds, groups }: { name: string; feeds: Feeds; groups: number }) => {
       const runtime = await openRuntime();
-      const { model } = await prepare(readModel(`${folder}/${name}.onnx`), runtime);
+      const { model } = await prepare(readModel(asset(`models/${name}.onnx`)), runtime);
       expect(await expectExact(model, feeds)).toBeGreaterThanOrEqual(groups);
     },
     30_000,

@@ -1,6 +1,9 @@
 /** What has been found so far of a model that is being quantized: everything that its result is made from. */
+import { formatScheme } from '../formats/scheme.ts';
 import type { Model } from '../graph/model.ts';
+import { signalToNoise } from '../kernel/index.ts';
 import type { Interval } from '../ranges/index.ts';
+import { toMatrix } from '../tensor/matrix-view.ts';
 import type { Statistics } from './calibrate.ts';
 import {
   type CorrectionTarget,
@@ -88,4 +91,15 @@ export function tryCandidate(candidate: Candidate, recipe: Recipe): Trial {
       normalizations: new Map(simulation.normalizations),
     }),
   };
+}
+
+/** What is said of each weight, with the scheme and the error of its codes as they are by now. */
+export function currentResults({ results, matrices }: Candidate, planning: Planning): WeightResult[] {
+  const weights = new Map(planning.weights.map((weight) => [weight.value.name, weight]));
+  return results.map((result) => {
+    const [weight, matrix] = [weights.get(result.tensor), matrices.get(result.tensor)];
+    if (!weight || !matrix) return result;
+    const values = toMatrix(weight.tensor.floats(), weight.use.view);
+    return { ...result, scheme: formatScheme(matrix.scheme), sqnr: signalToNoise(values, matrix) };
+  });
 }

@@ -25,6 +25,26 @@ const gaussianTensor = (shape: readonly number[], seed: number, factor: (index: 
 const samples = (shape: readonly number[], count: number, seed = 0) =>
   samplesOf(Array.from({ length: count }, (_, index) => ({ x: gaussianTensor(shape, seed + index + 1) })));
 
+/** Inputs with little of their own: eight factors make most of 64 numbers. */
+const correlated = (count: number) => {
+  const mixing = gaussianTensor([8, 64], 500).floats();
+  return samplesOf(
+    Array.from({ length: count }, (_, index) => {
+      const [own, factors] = [
+        gaussianTensor([4, 64], 2 * index + 1).floats(),
+        gaussianTensor([4, 8], 2 * index + 2).floats(),
+      ];
+      const x = own.map((number, at) => {
+        const [row, column] = [Math.floor(at / 64), at % 64];
+        let sum = 0.1 * number;
+        for (let k = 0; k < 8; k++) sum += factors[row * 8 + k] * mixing[k * 64 + column];
+        return sum;
+      });
+      return { x: Tensor.float32([4, 64], x) };
+    }),
+  );
+};
+
 /** Channels between the layers differ a thousandfold in one weight, and the other way round in the next. */
 function unequal(): Model {
   const b = new Builder();
@@ -70,6 +90,24 @@ describe('stages', () => {
     expect(stageOf(report, 'ranges')).toMatchObject({ kept: true });
     expect(stageOf(report, 'ranges')?.gain).toBeGreaterThan(1);
     expect(report.comparison?.outputs[0].sqnr).toBeGreaterThan(stageOf(report, 'bias')?.sqnr ?? 0);
+  });
+
+  it('leave a report of the codes that were written, not of the first ones', async () => {
+    const options: QuantizeOptions = {
+      ...{ weights: 'int3:g16', uniform: true, activations: 'none', corrections: ['bias'], compare: false },
+      calibration: correlated(48),
+    };
+    const [nearest, gptq] = [
+      await quantizeModel(perceptron(), { ...options, solver: 'nearest' }, runtime),
+      await quantizeModel(perceptron(), { ...options, solver: 'gptq' }, runtime),
+    ];
+    expect(stageOf(gptq.report, 'gptq')).toMatchObject({ kept: true });
+    // The nearest codes are nearest: what makes up for other errors is an error of its own.
+    for (const [index, { tensor, sqnr = 0 }] of gptq.report.weights.entries()) {
+      expect(nearest.report.weights[index].tensor).toBe(tensor);
+      expect(sqnr).toBeLessThan((nearest.report.weights[index].sqnr ?? 0) - 0.1);
+      expect(sqnr).toBeGreaterThan(6);
+    }
   });
 
   it('measures time by the clock that it is given, and only then', async () => {

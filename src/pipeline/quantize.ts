@@ -16,7 +16,7 @@ import { take } from '../samples/select.ts';
 import { correctFromStatistics } from './analytic.ts';
 import { lowerModel, tidy } from './apply.ts';
 import { calibrate, type Need, type Statistics } from './calibrate.ts';
-import { applyCorrections, type Candidate, planOf } from './candidate.ts';
+import { applyCorrections, type Candidate, currentResults, planOf } from './candidate.ts';
 import { checkLabels } from './comparable.ts';
 import { type CompareOptions, compare } from './compare.ts';
 import { correctionNeeds, correctionTargets, normalizationTargets } from './correction-targets.ts';
@@ -222,7 +222,8 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
       `Biases of ${candidate.biases.size} layers were corrected by the statistics of BatchNormalization; samples would tell more.`,
     );
   }
-  const { matrices, results, statistics } = candidate;
+  const { matrices, statistics } = candidate;
+  const results = stages ? currentResults(candidate, planning) : candidate.results;
   applyCorrections(candidate, planning);
   const result = planning.model;
   const lowered = lowerModel(planning, matrices, first.store);

@@ -9,7 +9,7 @@ export interface WeightResult {
   readonly tensor: string;
   /** The scheme as stored; scales fall back to float32 where float16 cannot hold them. */
   readonly scheme?: string;
-  /** Signal to quantization noise of the weight itself, in dB. */
+  /** Signal to quantization noise of the weight itself, in dB: of the equalized weight, where it was equalized. */
   readonly sqnr?: number;
   /** Bytes of its codes, scales, zero points and codebooks in the file, and these in bits for each weight. */
   readonly bytes?: number;
