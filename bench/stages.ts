@@ -131,7 +131,7 @@ interface Result {
 
 const keptPath = fileURLToPath(new URL('../tmp/stages.json', import.meta.url));
 const results = new Map<string, Result>();
-if (values.resume && existsSync(keptPath)) {
+if (existsSync(keptPath)) {
   for (const result of JSON.parse(readFileSync(keptPath, 'utf8')) as Result[]) results.set(result.key, result);
 }
 const keyOf = (model: string, bits: string) => [model, bits, values.preset, ...(quick ? ['quick'] : [])].join();
@@ -141,7 +141,8 @@ const [loadBefore] = loadavg();
 let failures = 0;
 for (const bench of models.filter(({ name }) => !values.only || values.only.some((part) => name.includes(part)))) {
   const rows = (Object.entries(bench.goals) as [Bits, Goals][]).filter(
-    ([bits]) => (!values.bits || values.bits.includes(bits)) && !results.has(keyOf(bench.name, bits)),
+    ([bits]) =>
+      (!values.bits || values.bits.includes(bits)) && !(values.resume && results.has(keyOf(bench.name, bits))),
   );
   if (rows.length === 0) continue;
   const float = readModel(join(assets, 'models', `${bench.name}.onnx`));

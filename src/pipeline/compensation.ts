@@ -24,6 +24,7 @@ import { type CrossMoments, collectCrossMoments, type Moments, momentKey } from 
 import type { Planning } from './plan.ts';
 import { Prefix } from './prefix.ts';
 import type { Simulation } from './simulate.ts';
+import { orWhyNot } from './why-not.ts';
 
 export interface CompensationOptions {
   /** The float model with its plan, which is not carried out, and its layers, in the order of the simulation's. */
@@ -130,14 +131,14 @@ export function createCompensator(options: CompensationOptions): Compensator {
       });
       const targets = withTwins(embeddings.filter((target) => !wide.includes(target)));
       if (targets.length === 0) return;
-      const names = targets.map(({ twin }) => twin.tensor);
-      const found = await embeddingMoments(reference.model, names, samples, runtime, shared);
+      const given = targets.map(({ twin }) => ({ tensor: twin.tensor, columns: twin.weight.use.view.columns }));
+      const found = await orWhyNot(() => embeddingMoments(reference.model, given, samples, runtime, shared));
       for (const { target, twin } of targets) {
         const { name } = target.weight.value;
         const moments = typeof found === 'string' ? found : found.get(twin.tensor);
         const scheme = options.schemes.get(name);
         if (!moments || !scheme || typeof moments === 'string') {
-          fallbacks.set(name, moments ? `${moments}` : 'nothing is known of its influence');
+          fallbacks.set(name, typeof moments === 'string' ? moments : 'nothing is known of its influence');
           continue;
         }
         const { rows, columns } = twin.weight.use.view;

@@ -51,7 +51,7 @@ export interface CorrectionOptions {
 export interface Way {
   /** Of the simulation. */
   readonly prefix: Prefix;
-  /** Names of the results of the group's layers, and of all behind them. */
+  /** Names of the results of all targets that may still change: the group's, and those of later groups. */
   readonly pending: ReadonlySet<string>;
 }
 

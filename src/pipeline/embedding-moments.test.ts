@@ -34,7 +34,7 @@ describe('moments of an embedding', () => {
   it('are w·wᵀ, but for a factor, before a layer of one output w', async () => {
     const model = lookup(1);
     const weights = model.graph.nodes[1].inputs[1]?.tensor?.floats() as Float32Array;
-    const found = await embeddingMoments(model, [gathered(model)], ids(4, 0), runtime);
+    const found = await embeddingMoments(model, [{ tensor: gathered(model), columns: 64 }], ids(4, 0), runtime);
     if (typeof found === 'string') throw new Error(found);
     const { moment, mean, count } = found.get(gathered(model))!;
     expect(count).toBe(32);
@@ -49,18 +49,84 @@ describe('moments of an embedding', () => {
   it('are the same again with the same seed, and others with another', async () => {
     const model = lookup(5);
     const once = async (seed: number) => {
-      const found = await embeddingMoments(model, [gathered(model)], ids(4, 0), runtime, { seed });
+      const found = await embeddingMoments(model, [{ tensor: gathered(model), columns: 64 }], ids(4, 0), runtime, {
+        seed,
+      });
       return typeof found === 'string' ? found : found.get(gathered(model))?.moment;
     };
     expect(await once(0)).toEqual(await once(0));
     expect(await once(0)).not.toEqual(await once(1));
   });
 
+  it('weigh outputs by their power, not by their size', async () => {
+    const b = new Builder();
+    const rows = b.add('Gather', [b.weight([200, 64]), b.input('ids', [8], 'int64')]);
+    const [left, right] = [b.weight([64, 1]), b.weight([64, 1], 0.01)];
+    const wide = b.add('Concat', Array(16).fill(b.add('MatMul', [rows, left])), { axis: 1 });
+    const model = b.output(wide, b.add('MatMul', [rows, right])).model;
+    const found = await embeddingMoments(model, [{ tensor: rows.name, columns: 64 }], ids(200, 0), runtime);
+    if (typeof found === 'string') throw new Error(found);
+    const { moment } = found.get(rows.name)!;
+    // What either output sees of the moments: w·M·wᵀ over (w·wᵀ)², times its power, is the same but for what they share.
+    const along = (w: Float32Array) => {
+      let [sum, square] = [0, 0];
+      for (let i = 0; i < 64; i++) {
+        square += w[i] ** 2;
+        for (let j = 0; j < 64; j++) sum += w[i] * moment[i * 64 + j] * w[j];
+      }
+      return sum / square;
+    };
+    const ratio = along(left.tensor!.floats()) / along(right.tensor!.floats());
+    expect(ratio).toBeGreaterThan(0.5);
+    expect(ratio).toBeLessThan(2);
+  });
+
+  it('count all axes behind the first as columns', async () => {
+    const b = new Builder();
+    const rows = b.add('Gather', [b.weight([200, 4, 16]), b.input('ids', [8], 'int64')]);
+    const model = b.output(b.add('MatMul', [rows, b.weight([16, 3])])).model;
+    const found = await embeddingMoments(model, [{ tensor: rows.name, columns: 64 }], ids(4, 0), runtime);
+    if (typeof found === 'string') throw new Error(found);
+    expect(found.get(rows.name)).toMatchObject({ count: 32 });
+    expect(found.get(rows.name)?.moment).toHaveLength(64 * 64);
+  });
+
+  it('leave runs without finite outputs out', async () => {
+    const b = new Builder();
+    const rows = b.add('Gather', [b.weight([200, 64]), b.input('ids', [8], 'int64')]);
+    const masked = b.add('Add', [
+      b.add('MatMul', [rows, b.weight([64, 2])]),
+      b.floats([2], [0, Number.NEGATIVE_INFINITY]),
+    ]);
+    const model = b.output(masked).model;
+    expect(await embeddingMoments(model, [{ tensor: rows.name, columns: 64 }], ids(4, 0), runtime)).toEqual(new Map());
+    const calibration = ids(16, 0);
+    const options: QuantizeOptions = {
+      weights: 'int4:g32',
+      uniform: true,
+      solver: 'gptq',
+      calibration,
+      compare: false,
+    };
+    const { report } = await quantizeModel(model, options, runtime);
+    const gptq = report.stages?.find(({ stage }) => stage === 'gptq');
+    expect(gptq?.left.map(({ because }) => because)).toContain('nothing is known of its influence');
+  });
+
+  it('are refused where outputs are too large', async () => {
+    const model = lookup(4);
+    const embedding = { tensor: gathered(model), columns: 64 };
+    const found = await embeddingMoments(model, [embedding], ids(4, 0), runtime, { maxBytes: 100 });
+    expect(found).toBe('outputs of 128 bytes are too large to take their gradients');
+  });
+
   it('are refused with a reason where an operator has no gradient', async () => {
     const b = new Builder();
     const rows = b.add('Gather', [b.weight([200, 4]), b.input('ids', [8], 'int64')]);
     const model = b.output(b.add('Mod', [rows, b.floats([1], [0.5])], { fmod: 1 })).model;
-    expect(await embeddingMoments(model, [gathered(model)], ids(2, 0), runtime)).toContain('Mod');
+    expect(await embeddingMoments(model, [{ tensor: gathered(model), columns: 4 }], ids(2, 0), runtime)).toContain(
+      'Mod',
+    );
   });
 });
 

@@ -19,66 +19,85 @@ import { extractBlock, openTrainer, type Trainer } from './reconstruction-graph.
 import { openValues } from './runnable.ts';
 import { orWhyNot } from './why-not.ts';
 
+/** What an embedding gives: float32 of [..., columns], in one axis or several. */
+export interface Embedding {
+  readonly tensor: string;
+  readonly columns: number;
+}
+
 export interface EmbeddingMomentsOptions {
   /** At most so many runs, all of the first one's shapes. Default 64. */
   readonly runs?: number;
   /** Decides the signs. Default 0. */
   readonly seed?: number;
+  /** Bytes of the outputs of one run: gradients of larger ones would take many times as much. Default 64 MiB. */
+  readonly maxBytes?: number;
   readonly threads?: number;
   readonly signal?: AbortSignal;
 }
 
 const defaultRuns = 64;
+const defaultMaxBytes = 64 * 2 ** 20;
 
 /**
- * @param embeddings names of what embeddings give: [..., columns] of float32
+ * Runs that give NaN or infinite outputs are left out.
  * @returns the moments of each, their means zero; or why there are none
  */
 export async function embeddingMoments(
   model: Model,
-  embeddings: readonly string[],
+  embeddings: readonly Embedding[],
   samples: Samples,
   runtime: Runtime,
-  { runs = defaultRuns, seed = 0, threads, signal }: EmbeddingMomentsOptions = {},
+  options: EmbeddingMomentsOptions = {},
 ): Promise<Map<string, Moments> | string> {
+  const { runs = defaultRuns, seed = 0, maxBytes = defaultMaxBytes, threads, signal } = options;
+  const names = embeddings.map(({ tensor }) => tensor);
   const outputs = model.graph.outputs
-    .filter(({ name, type }) => type?.dtype === 'float32' && !embeddings.includes(name))
+    .filter(({ name, type, producer }) => type?.dtype === 'float32' && producer && !names.includes(name))
     .map(({ name }) => name);
-  const part = extractBlock(model, { inputs: [], outputs, weights: [], nodes: [] }, embeddings);
+  if (outputs.length === 0) return 'the model has no output of float32 to judge it by';
+  const part = extractBlock(model, { inputs: [], outputs, weights: [], nodes: [] }, names);
   const values = valuesByName(model.graph);
-  const read = [...embeddings, ...outputs].map((name) => values.get(name));
+  const read = [...names, ...outputs].map((name) => values.get(name));
   const random = createRandom(seed);
   const products = openProducts(runtime, threads ? { threads } : {});
   const float = await openValues(model, read, runtime, threads);
-  const sums = new Map<string, MomentSums>();
+  const sums = new Map<string, MomentSums>(
+    embeddings.map(({ tensor, columns }) => [tensor, momentSums(1, columns, products, false)]),
+  );
   let trainer: Trainer | undefined;
   let shapes: string | undefined;
   try {
     for await (const feeds of take(samples, runs)) {
       signal?.throwIfAborted();
       const given = { ...feeds, ...(await float.run(feeds)) };
+      const made = outputs.map((name) => given[name]);
+      if (made.some((tensor) => !tensor.floats().every(Number.isFinite))) continue;
+      const bytes = made.reduce((sum, { byteLength }) => sum + byteLength, 0);
+      if (bytes > maxBytes) return `outputs of ${bytes} bytes are too large to take their gradients`;
       const own = shapesOf(given);
       shapes ??= own;
       if (own !== shapes) continue;
       if (!trainer) {
-        const shares = outputs.map((name) => 1 / (powerOf(given[name]) || 1));
+        // A gradient is the share, over the size, of the signs': its square is to be that of an error relative to the power.
+        const shares = made.map((tensor) => Math.sqrt(tensor.size / (powerOf(tensor) || 1)));
         const opened = await orWhyNot(() => openTrainer(part, shares, given, runtime, threads));
         if (typeof opened === 'string') return opened;
         trainer = opened;
       }
       const targets = part.outputs.map(({ name, target }) => [target, besides(given[name], random)]);
       const { gradients } = await trainer.gradients({ ...given, ...Object.fromEntries(targets) });
-      for (const [name, gradient] of gradients) {
-        const columns = gradient.shape.at(-1) ?? 1;
-        const sum = sums.get(name) ?? momentSums(1, columns, products, false);
-        sums.set(name, sum);
-        await sum.add(0, gradient.size / columns, gradient.floats().slice());
+      for (const { tensor, columns } of embeddings) {
+        const gradient = gradients.get(tensor);
+        if (gradient) await sums.get(tensor)?.add(0, gradient.size / columns, gradient.floats().slice());
       }
     }
     const found = new Map<string, Moments>();
     for (const [name, sum] of sums) {
       const [{ moments }] = await sum.finish();
-      found.set(name, { ...moments, mean: new Float32Array(moments.mean.length) });
+      if (moments.count > 0 && moments.moment.some((number) => number > 0)) {
+        found.set(name, { ...moments, mean: new Float32Array(moments.mean.length) });
+      }
     }
     return found;
   } finally {

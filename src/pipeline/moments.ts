@@ -327,10 +327,10 @@ async function layerBytes(
   runtime: Runtime,
   { threads }: MomentOptions,
 ): Promise<number[]> {
-  const symbols = await symbolsOf(models[0], samples);
   const bytes = layers.map(({ inputs: [{ groups, columns }] }) => groups * momentBytes(columns) * models.length);
   // A layer alone has no other to share a pass with.
   if (layers.length === 1) return bytes;
+  const symbols = await symbolsOf(models[0], samples);
   for (const [index, model] of models.entries()) {
     const made = madeValues(layers.flatMap(({ inputs }) => inputs[index].values));
     if (made.length === 0) continue;

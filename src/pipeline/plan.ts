@@ -272,8 +272,8 @@ function defaultRules(
 function smallBlockRules(recipe: Recipe, layers: readonly Weight[], total: number, notes: string[]): Rule[] {
   const scheme = parseScheme(recipe.weights);
   const { granularity, scaleType } = scheme;
-  // Other types of scales belong to formats whose block size is fixed.
-  if (granularity.kind !== 'block' || (scaleType !== 'float16' && scaleType !== 'float32')) return [];
+  // Scales of 8-bit floats belong to formats whose block size is fixed.
+  if (granularity.kind !== 'block' || scaleType === 'float8e8m0' || scaleType === 'float8e4m3fn') return [];
   const rules: Rule[] = [];
   let bytes = 0;
   for (const size of [...new Set(layers.map(({ tensor }) => tensor.byteLength))].sort((a, b) => a - b)) {

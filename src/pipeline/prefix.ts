@@ -2,7 +2,7 @@
  * The settled first part of a model that is changed layer by layer: what it gives is kept for every sample, so that runs
  * begin where changes begin. Without it each of n layers would take a run of all layers before it.
  */
-import { HalftoneError } from '../base/errors.ts';
+import { HalftoneError, isHalftoneError } from '../base/errors.ts';
 import type { Model } from '../graph/model.ts';
 import type { Node } from '../graph/node.ts';
 import type { Value } from '../graph/value.ts';
@@ -35,13 +35,16 @@ export function numbered(samples: Samples): NumberedSamples {
 
 export interface PrefixOptions {
   readonly runtime: Runtime;
-  /** Bytes that are kept; where more would be needed, runs begin where they did before. Default 256 MiB. */
+  /**
+   * Bytes that are kept, and as many again while it advances; where more would be needed, runs begin where they did before.
+   * Default 128 MiB.
+   */
   readonly maxBytes?: number;
   readonly threads?: number;
   readonly signal?: AbortSignal;
 }
 
-const defaultMaxBytes = 256 * 2 ** 20;
+const defaultMaxBytes = 128 * 2 ** 20;
 
 export class Prefix {
   readonly samples: NumberedSamples;
@@ -82,11 +85,22 @@ export class Prefix {
     };
   }
 
-  /** Keeps what lies before `pending`: from now on nothing but these nodes and what depends on them may change. */
+  /**
+   * Keeps what lies before `pending`: from now on nothing but these nodes and what depends on them may change. What the
+   * runtime cannot hand over, such as sequences, is computed again each time, with all that lies before.
+   */
   async advance(pending: ReadonlySet<Node>): Promise<void> {
-    const { maxBytes = defaultMaxBytes, signal } = this.#options;
     const values = settledBefore(this.#model, pending);
     if (values.every((value) => this.#cut.has(value)) && values.length === this.#cut.size) return;
+    try {
+      await this.#keep(values);
+    } catch (error) {
+      if (!isHalftoneError(error) || (error.code !== 'runtime' && error.code !== 'unsupported')) throw error;
+    }
+  }
+
+  async #keep(values: readonly Value[]): Promise<void> {
+    const { maxBytes = defaultMaxBytes, signal } = this.#options;
     const kept: Feeds[] = [];
     let types = new Map<Value, DType>();
     let bytes = 0;
@@ -130,8 +144,9 @@ function settledBefore({ graph }: Model, pending: ReadonlySet<Node>): Value[] {
     for (const value of reads) {
       if (!value.producer || !moving.has(value) || behind.has(value)) continue;
       // What is dequantized is kept in its codes: the runtime computes in integers where it sees where they come from.
-      const codes = value.producer.is('DequantizeLinear') ? value.producer.inputs[0] : undefined;
-      found.add(codes?.producer && moving.has(codes) ? codes : value);
+      const [codes, ...grid] = value.producer.is('DequantizeLinear') ? value.producer.inputs : [];
+      const isFixed = grid.every((input) => !input || !moving.has(input));
+      found.add(codes?.producer && moving.has(codes) && isFixed ? codes : value);
     }
   }
   return [...found];

@@ -126,22 +126,25 @@ export async function openTrainer(
     readingOnly(subModel(model, [loss, ...new Set(results.map(([, value]) => value))])),
   );
   const options = threads ? { threads } : {};
-  const forward = await runtime.open(lossBytes, options);
   const both = await runtime.open(gradientBytes, options);
+  let forward: typeof both | undefined;
   const lossOf = (given: Feeds) => given[loss.name].floats()[0];
   const namesOf = (session: typeof both) => {
     const declared = new Set(session.inputs.map(({ name }) => name));
     return new Map([...own].filter(([, input]) => declared.has(input)));
   };
-  const [forwardNames, bothNames] = [namesOf(forward), namesOf(both)];
+  const bothNames = namesOf(both);
   return {
-    loss: async (given) => lossOf(await forward.run(renamed(given, forwardNames))),
+    async loss(given) {
+      forward ??= await runtime.open(lossBytes, options);
+      return lossOf(await forward.run(renamed(given, namesOf(forward))));
+    },
     async gradients(given) {
       const made = await both.run(renamed(given, bothNames));
       return { loss: lossOf(made), gradients: new Map(results.map(([name, value]) => [name, made[value.name]])) };
     },
     async close() {
-      await forward.close();
+      await forward?.close();
       await both.close();
     },
   };

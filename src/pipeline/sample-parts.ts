@@ -36,7 +36,7 @@ export interface PartsOptions {
 
 /**
  * Splits the samples, and joins those that calibrate to batches where the model takes them.
- * @throws HalftoneError `missing-data` without samples; as `withMirrorImages`.
+ * @throws HalftoneError `missing-data` without samples; `usage` where mirror images are wanted and cannot be joined to them.
  */
 export async function partsOf(
   samples: Samples,
@@ -55,7 +55,12 @@ export async function partsOf(
   }
   const batched = async (part: Samples) => {
     const joined = await batchesFor(model, part, batchSize, runtime);
-    return mirror ? withMirrorImages(joined, inputsOf(model)) : joined;
+    if (!mirror) return joined;
+    if (joined !== part) return withMirrorImages(joined, inputsOf(model));
+    throw new HalftoneError(
+      'usage',
+      'mirror: expected a model that takes several pictures at once, got one that does not',
+    );
   };
   if (count < minSamplesToSplit) {
     return {

@@ -43,6 +43,7 @@ describe('a mirror image', () => {
 test.each([
   [[input([1, 3, 4, 4])], 'x [1,3,4,4], one image at a time'],
   [[input(['N', 3, 4, 4]), input(['N', 3, 4, 4])], '2 inputs'],
+  [[input(['N', 128])], 'float32[N,128]'],
 ])('other inputs are refused', (inputs, got) => {
   expect(() => withMirrorImages(samplesOf([]), inputs)).toThrow(
     `expected a model with one input, a batch of images, got ${got}`,

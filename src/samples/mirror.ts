@@ -1,9 +1,9 @@
 /** Mirror images beside pictures: twice the samples for things that look as likely either way round. */
-import { HalftoneError } from '../base/errors.ts';
+import { HalftoneError, isHalftoneError } from '../base/errors.ts';
 import type { Feeds, ValueInfo } from '../runtime/runtime.ts';
 import { Tensor } from '../tensor/tensor.ts';
-import { concatenated } from './arrays.ts';
-import { imageLayout } from './preprocess.ts';
+import { concatenated, describeInput } from './arrays.ts';
+import { type ImageLayout, imageLayout } from './preprocess.ts';
 import type { Samples } from './sample.ts';
 
 /**
@@ -13,14 +13,14 @@ import type { Samples } from './sample.ts';
  */
 export function withMirrorImages(samples: Samples, inputs: readonly ValueInfo[]): Samples {
   const [input] = inputs;
-  const refuse = (got: string) => {
+  const refuse = (got: string): never => {
     throw new HalftoneError(
       'usage',
       `mirror: expected a model with one input, a batch of images, got ${got}; leave it out`,
     );
   };
   if (inputs.length !== 1) return refuse(`${inputs.length} inputs`);
-  const { batched, channels, channelsLast } = imageLayout(input);
+  const { batched, channels, channelsLast } = layoutOf(input) ?? refuse(describeInput(input));
   if (!batched || typeof input.shape[0] === 'number')
     return refuse(`${input.name} [${input.shape.join()}], one image at a time`);
   const { description, synthetic, ignored } = samples;
@@ -36,6 +36,15 @@ export function withMirrorImages(samples: Samples, inputs: readonly ValueInfo[])
       }
     },
   };
+}
+
+function layoutOf(input: ValueInfo): ImageLayout | undefined {
+  try {
+    return imageLayout(input);
+  } catch (error) {
+    if (isHalftoneError(error)) return undefined;
+    throw error;
+  }
 }
 
 /** @param channels how many lie beside each other, where the last axis is theirs */
