@@ -18,8 +18,9 @@ export interface RefineOptions {
   readonly onProgress?: (done: number, total: number) => void;
 }
 
-/** Factors that are tried on every range first, and on those that gained from then on. */
+/** Factors that are tried on every range first, and on those that gained from then on; then smaller ones on the latter. */
 const factors = [0.85, 1.15];
+const fineFactors = [0.94, 1.06];
 /** Ranges that are gone on with: those that gain most. */
 const mostRefined = 10;
 /** Changes below this share of the divergence are noise. */
@@ -50,17 +51,22 @@ export async function refineRanges(candidate: Candidate, options: RefineOptions)
       onProgress?.(++done, total);
     }
   }
+  /** Goes on with a range as long as it gains; true if it did. */
+  const follow = async (group: string, factor: number): Promise<boolean> => {
+    const interval = found.get(group) ?? (intervals.get(group) as Interval);
+    const next = scaled(interval, factor);
+    const verdict = await verdictOf(new Map([...found, [group, next]]));
+    if (!isBetter(verdict, best)) return false;
+    best = verdict;
+    found.set(group, next);
+    await follow(group, factor);
+    return true;
+  };
   gains.sort((a, b) => a.divergence - b.divergence);
-  for (const { group, factor } of gains.slice(0, mostRefined)) {
-    const interval = found.get(group) ?? intervals.get(group);
-    // Of both directions the better one came first.
-    if (!interval || found.has(group)) continue;
-    for (let next = scaled(interval, factor); ; next = scaled(next, factor)) {
-      const verdict = await verdictOf(new Map([...found, [group, next]]));
-      if (!isBetter(verdict, best)) break;
-      best = verdict;
-      found.set(group, next);
-    }
+  // Of both directions the better one comes first.
+  for (const { group, factor } of gains.slice(0, mostRefined)) if (!found.has(group)) await follow(group, factor);
+  for (const group of [...found.keys()]) {
+    for (const factor of fineFactors) if (await follow(group, factor)) break;
   }
   return found;
 }
