@@ -188,6 +188,12 @@ function lossOf(measured: Measured): string {
   return drop === undefined ? '–' : signed(-drop, 2);
 }
 
+/** As they follow each other in a preset; no recipe has all. */
+const stageOrder: readonly NonNullable<Report['stages']>[number]['stage'][] = [
+  ...(['nearest', 'cross-layer', 'smooth', 'awq', 'bias', 'gptq', 'recurrent'] as const),
+  ...(['reconstruction', 'normalization', 'ranges'] as const),
+];
+
 /** Of the quantized layers, with scales and zero points. */
 function bitsPerWeight({ weights, plan }: Report): number {
   const done = weights.filter(({ bytes }) => bytes !== undefined);
@@ -213,7 +219,8 @@ function summaryOf(bits: Bits, measured: Measured & { readonly quantized: Quanti
 
 const keys = models.flatMap(({ name, goals }) => Object.keys(goals).map((bits) => keyOf(name, bits)));
 const found = keys.flatMap((key) => results.get(key) ?? []);
-const ids = [...new Set(found.flatMap(({ stages }) => stages.map(({ stage }) => stage)))];
+const named = new Set<string>(found.flatMap(({ stages }) => stages.map(({ stage }) => stage)));
+const ids = stageOrder.filter((id) => named.has(id));
 const ablation = found.map(({ summary: [model, bits], stages }) => [
   model,
   bits,
