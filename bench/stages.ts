@@ -1,12 +1,12 @@
 /**
  * `npm run bench:stages [-- --only NAME] [--bits W4] [--preset balanced] [--quick] [--resume]`: quantizes real models with the
  * preset `best` and writes to docs/accuracy.md what each stage brought on held-out samples, what it cost, and what is lost in
- * the end on data that was never touched. Rows are kept in tmp/stages.json: with `--resume` those that are there stay, and
+ * the end on data that was never touched. Rows are kept in bench/stages.jsonl: with `--resume` those that are there stay, and
  * the document is written once none is missing.
  */
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { loadavg } from 'node:os';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import {
@@ -129,10 +129,13 @@ interface Result {
   readonly stages: NonNullable<Report['stages']>;
 }
 
-const keptPath = fileURLToPath(new URL('../tmp/stages.json', import.meta.url));
+const keptPath = fileURLToPath(new URL('stages.jsonl', import.meta.url));
 const results = new Map<string, Result>();
 if (existsSync(keptPath)) {
-  for (const result of JSON.parse(readFileSync(keptPath, 'utf8')) as Result[]) results.set(result.key, result);
+  for (const line of readFileSync(keptPath, 'utf8').split('\n').filter(Boolean)) {
+    const result = JSON.parse(line) as Result;
+    results.set(result.key, result);
+  }
 }
 const keyOf = (model: string, bits: string) => [model, bits, values.preset, ...(quick ? ['quick'] : [])].join();
 
@@ -167,8 +170,7 @@ for (const bench of models.filter(({ name }) => !values.only || values.only.some
       }
       const key = keyOf(bench.name, bits);
       results.set(key, { key, revision: revision(), summary, stages });
-      mkdirSync(dirname(keptPath), { recursive: true });
-      writeFileSync(keptPath, JSON.stringify([...results.values()]));
+      writeFileSync(keptPath, [...results.values()].map((result) => `${JSON.stringify(result)}\n`).join(''));
     } catch (error) {
       failures++;
       note(`${bench.name}, ${bits}: failed: ${isHalftoneError(error) ? error.message : (error as Error).stack}`);
