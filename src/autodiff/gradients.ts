@@ -82,7 +82,7 @@ function seedOf({ output, seed }: GradientRequest, build: Builder): Value {
 function influencedBy(inputs: readonly Value[], nodes: readonly Node[], build: Builder): Set<Value> {
   const influenced = new Set(inputs);
   for (const node of nodes) {
-    if (!readsAny(node, influenced)) continue;
+    if (![...node.reads].some((value) => influenced.has(value))) continue;
     for (const value of node.outputs) {
       if (!value) continue;
       const dtype = build.knownDtype(value);
@@ -90,11 +90,6 @@ function influencedBy(inputs: readonly Value[], nodes: readonly Node[], build: B
     }
   }
   return influenced;
-}
-
-function readsAny(node: Node, values: ReadonlySet<Value>): boolean {
-  if (node.inputs.some((value) => value && values.has(value))) return true;
-  return node.subgraphs.some((graph) => graph.nodes.some((inner) => readsAny(inner, values)));
 }
 
 /** The nodes on which `output` depends, in order. */

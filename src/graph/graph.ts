@@ -215,11 +215,7 @@ export class Graph {
   /** The nodes of this graph whose outputs `node` reads, also from inside its subgraphs. */
   #producersFor(node: Node): Node[] {
     const producers = new Set<Node>();
-    const pending = [node];
-    for (let inner = pending.pop(); inner; inner = pending.pop()) {
-      for (const input of inner.inputs) if (input?.producer?.graph === this) producers.add(input.producer);
-      for (const graph of inner.subgraphs) for (const child of graph.nodes) pending.push(child);
-    }
+    for (const { producer } of node.reads) if (producer?.graph === this) producers.add(producer);
     return [...producers];
   }
 }

@@ -185,6 +185,20 @@ export class Node {
     for (const attribute of this.attributes.values()) graphs.push(...graphsOf(attribute));
     return graphs;
   }
+
+  /** Every value that it reads, also from inside its subgraphs, what these make themselves included. */
+  get reads(): ReadonlySet<Value> {
+    const reads = new Set<Value>();
+    const pending: Node[] = [this];
+    for (let inner = pending.pop(); inner; inner = pending.pop()) {
+      for (const input of inner.inputs) if (input) reads.add(input);
+      for (const graph of inner.subgraphs) {
+        pending.push(...graph.nodes);
+        for (const output of graph.outputs) reads.add(output);
+      }
+    }
+    return reads;
+  }
 }
 
 function saturated(value: bigint): number {

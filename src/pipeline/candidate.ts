@@ -8,6 +8,7 @@ import type { Statistics } from './calibrate.ts';
 import {
   type CorrectionTarget,
   correctionTargets,
+  embeddingTargets,
   type LayerTarget,
   type NormalizationTarget,
   normalizationTargets,
@@ -59,6 +60,7 @@ export interface Trial {
   readonly planning: Planning;
   readonly targets: readonly CorrectionTarget[];
   readonly recurrent: readonly LayerTarget[];
+  readonly embeddings: readonly LayerTarget[];
   readonly normalizations: readonly NormalizationTarget[];
   /** The candidate as the simulation stands now. */
   result(): Candidate;
@@ -68,6 +70,7 @@ export function tryCandidate(candidate: Candidate, recipe: Recipe): Trial {
   const planning = planOf(candidate, recipe);
   const targets = correctionTargets(planning);
   const recurrent = recurrentTargets(planning);
+  const embeddings = embeddingTargets(planning);
   const normalizations = normalizationTargets(planning.model);
   const simulation = simulate(planning, candidate.matrices);
   for (const target of targets) {
@@ -83,6 +86,7 @@ export function tryCandidate(candidate: Candidate, recipe: Recipe): Trial {
     planning,
     targets,
     recurrent,
+    embeddings,
     normalizations,
     result: () => ({
       ...candidate,

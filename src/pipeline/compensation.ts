@@ -82,6 +82,15 @@ export function createCompensator(options: CompensationOptions): Compensator {
       const twin = own.get(keyOf(target));
       return twin ? [{ target, twin }] : refuse('the float model has no such layer');
     });
+  /** @param result codes, or why there are none */
+  const put = (simulation: Simulation, target: LayerTarget, result: QuantizedMatrix | string) => {
+    if (typeof result === 'string') {
+      fallbacks.set(target.weight.value.name, result);
+      return;
+    }
+    changed++;
+    simulation.replace(target, result);
+  };
   return {
     get changed() {
       return changed;
@@ -114,12 +123,8 @@ export function createCompensator(options: CompensationOptions): Compensator {
         const arithmetic = integer.get(name) === true;
         const limits = { reduceRange: arithmetic && plan.recipe.reduceRange, positiveScale: arithmetic };
         const result = await compensateWeight(twin, parseScheme(scheme), found, products, limits, hasBias);
-        if (typeof result === 'string') {
-          fallbacks.set(name, result);
-          continue;
-        }
-        changed++;
-        simulation.replace(target, arithmetic ? withBiasRoom(twin.weight, result, reference) : result);
+        const hasRoom = typeof result !== 'string' && arithmetic;
+        put(simulation, target, hasRoom ? withBiasRoom(twin.weight, result, reference) : result);
       }
     },
     async runEmbeddings(simulation, embeddings) {
@@ -149,12 +154,7 @@ export function createCompensator(options: CompensationOptions): Compensator {
           products,
           {},
         );
-        if (typeof result === 'string') {
-          fallbacks.set(name, result);
-          continue;
-        }
-        changed++;
-        simulation.replace(target, result);
+        put(simulation, target, result);
       }
     },
     close: () => products.close(),

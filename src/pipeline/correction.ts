@@ -274,13 +274,7 @@ function levelsOf(model: Model, targets: ReadonlySet<Value>): Map<Value, number>
   const levels = new Map<Value, number>();
   for (const node of model.graph.nodes) {
     let level = 0;
-    const see = (inner: Node) => {
-      for (const input of inner.inputs) {
-        if (input) level = Math.max(level, (levels.get(input) ?? 0) + (targets.has(input) ? 1 : 0));
-      }
-      for (const graph of inner.subgraphs) graph.nodes.forEach(see);
-    };
-    see(node);
+    for (const value of node.reads) level = Math.max(level, (levels.get(value) ?? 0) + (targets.has(value) ? 1 : 0));
     for (const output of node.outputs) if (output) levels.set(output, level);
   }
   return levels;

@@ -12,10 +12,11 @@ import type { Feeds, Runtime } from '../runtime/runtime.ts';
 import type { Samples } from '../samples/sample.ts';
 import { take } from '../samples/select.ts';
 import type { Moments } from '../solvers/curvature.ts';
+import { allFinite } from '../solvers/factorize.ts';
 import { Tensor } from '../tensor/tensor.ts';
 import { valuesByName } from './calibrate.ts';
 import { type MomentSums, momentSums } from './moment-sums.ts';
-import { extractBlock, openTrainer, type Trainer } from './reconstruction-graph.ts';
+import { extractBlock, openTrainer, powerOf, type Trainer } from './reconstruction-graph.ts';
 import { openValues } from './runnable.ts';
 import { orWhyNot } from './why-not.ts';
 
@@ -72,7 +73,7 @@ export async function embeddingMoments(
       signal?.throwIfAborted();
       const given = { ...feeds, ...(await float.run(feeds)) };
       const made = outputs.map((name) => given[name]);
-      if (made.some((tensor) => !tensor.floats().every(Number.isFinite))) continue;
+      if (made.some((tensor) => !allFinite(tensor.floats()))) continue;
       const bytes = made.reduce((sum, { byteLength }) => sum + byteLength, 0);
       if (bytes > maxBytes) return `outputs of ${bytes} bytes are too large to take their gradients`;
       const own = shapesOf(given);
@@ -80,7 +81,7 @@ export async function embeddingMoments(
       if (own !== shapes) continue;
       if (!trainer) {
         // A gradient is the share, over the size, of the signs': its square is to be that of an error relative to the power.
-        const shares = made.map((tensor) => Math.sqrt(tensor.size / (powerOf(tensor) || 1)));
+        const shares = made.map((tensor) => Math.sqrt(tensor.size / powerOf([tensor])));
         const opened = await orWhyNot(() => openTrainer(part, shares, given, runtime, threads));
         if (typeof opened === 'string') return opened;
         trainer = opened;
@@ -113,12 +114,6 @@ function besides(output: Tensor, random: () => number): Tensor {
     output.shape,
     output.floats().map((number) => number + (random() < 0.5 ? -1 : 1)),
   );
-}
-
-/** Mean square. */
-function powerOf(tensor: Tensor): number {
-  const numbers = tensor.floats();
-  return numbers.reduce((sum, number) => sum + number * number, 0) / numbers.length;
 }
 
 function shapesOf(feeds: Feeds): string {

@@ -145,11 +145,14 @@ const compensateLayers =
   async (best, workshop, onProgress) => {
     const { recipe, samples, runtime } = workshop;
     const reference = planOf(best, recipe);
-    const embeddings = embeddingTargets(reference);
-    const floatTargets = [...correctionTargets(reference), ...recurrentTargets(reference), ...embeddings];
+    const floatTargets = [
+      ...correctionTargets(reference),
+      ...recurrentTargets(reference),
+      ...embeddingTargets(reference),
+    ];
     if (isRecurrent && !floatTargets.some(isRecurrentLayer)) return { changed: 0 };
     const trial = tryCandidate(best, recipe);
-    const { simulation, targets, recurrent } = trial;
+    const { simulation, targets, recurrent, embeddings } = trial;
     const schemes = best.results.flatMap(({ tensor, scheme }) => (scheme ? [[tensor, scheme] as const] : []));
     const compensator = createCompensator({
       ...workshop,
@@ -158,7 +161,7 @@ const compensateLayers =
       schemes: new Map(schemes),
     });
     try {
-      if (!isRecurrent) await compensator.runEmbeddings(simulation, embeddingTargets(trial.planning));
+      if (!isRecurrent) await compensator.runEmbeddings(simulation, embeddings);
       await correctLayers(simulation, targets, momentsOf(best), samples, runtime, {
         ...workshop,
         onProgress,

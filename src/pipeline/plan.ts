@@ -215,8 +215,8 @@ function defaultRules(
   notes: string[],
 ): Rule[] {
   if (recipe.uniform || recipe.weights === 'float') return [];
-  const format = formatOf(parseScheme(recipe.weights).format);
-  if (format.bits >= 8) return [];
+  const scheme = parseScheme(recipe.weights);
+  if (formatOf(scheme.format).bits >= 8) return [];
   const layers = weights.filter(({ use }) => use.kind !== 'other');
   const total = layers.reduce((sum, weight) => sum + weight.tensor.byteLength, 0);
   const isEmbedding = ({ use }: Weight) => use.kind === 'embedding';
@@ -261,6 +261,7 @@ function defaultRules(
     ...keeping,
     ...smallBlockRules(
       recipe,
+      scheme,
       layers.filter((weight) => !kept.has(weight)),
       total,
       notes,
@@ -269,8 +270,13 @@ function defaultRules(
 }
 
 /** Blocks of 8 columns for the smallest layers; 16 where kernels of ONNX Runtime take no less. */
-function smallBlockRules(recipe: Recipe, layers: readonly Weight[], total: number, notes: string[]): Rule[] {
-  const scheme = parseScheme(recipe.weights);
+function smallBlockRules(
+  recipe: Recipe,
+  scheme: Scheme,
+  layers: readonly Weight[],
+  total: number,
+  notes: string[],
+): Rule[] {
   const { granularity, scaleType } = scheme;
   // Scales of 8-bit floats belong to formats whose block size is fixed.
   if (granularity.kind !== 'block' || scaleType === 'float8e8m0' || scaleType === 'float8e4m3fn') return [];

@@ -2,7 +2,7 @@
  * The settled first part of a model that is changed layer by layer: what it gives is kept for every sample, so that runs
  * begin where changes begin. Without it each of n layers would take a run of all layers before it.
  */
-import { HalftoneError, isHalftoneError } from '../base/errors.ts';
+import { HalftoneError } from '../base/errors.ts';
 import type { Model } from '../graph/model.ts';
 import type { Node } from '../graph/node.ts';
 import type { Value } from '../graph/value.ts';
@@ -11,6 +11,7 @@ import type { Samples } from '../samples/sample.ts';
 import type { DType } from '../tensor/dtype.ts';
 import { madeValues, type OpenValues, runnableBytes } from './runnable.ts';
 import { subModel } from './sub-model.ts';
+import { orWhyNot } from './why-not.ts';
 
 /** Samples that are known again. */
 export interface NumberedSamples extends Samples {
@@ -92,11 +93,7 @@ export class Prefix {
   async advance(pending: ReadonlySet<Node>): Promise<void> {
     const values = settledBefore(this.#model, pending);
     if (values.every((value) => this.#cut.has(value)) && values.length === this.#cut.size) return;
-    try {
-      await this.#keep(values);
-    } catch (error) {
-      if (!isHalftoneError(error) || (error.code !== 'runtime' && error.code !== 'unsupported')) throw error;
-    }
+    await orWhyNot(() => this.#keep(values));
   }
 
   async #keep(values: readonly Value[]): Promise<void> {
@@ -132,7 +129,7 @@ function settledBefore({ graph }: Model, pending: ReadonlySet<Node>): Value[] {
   const behind = new Set<Value>();
   const found = new Set<Value>();
   for (const node of graph.sorted()) {
-    const reads = readsOf(node);
+    const reads = [...node.reads];
     const isBehind = pending.has(node) || reads.some((value) => behind.has(value));
     const isMoving = reads.some((value) => moving.has(value));
     for (const output of node.outputs) {
@@ -150,14 +147,4 @@ function settledBefore({ graph }: Model, pending: ReadonlySet<Node>): Value[] {
     }
   }
   return [...found];
-}
-
-/** Its inputs, and the values of the same graph that its subgraphs read. */
-function readsOf(node: Node): Value[] {
-  const reads = node.inputs.filter((value) => value !== undefined);
-  for (const graph of node.subgraphs) {
-    for (const inner of graph.nodes) reads.push(...readsOf(inner));
-    reads.push(...graph.outputs);
-  }
-  return reads;
 }

@@ -29,6 +29,7 @@ import { prepare } from './prepare.ts';
 import { presets, type SolverSetting } from './presets.ts';
 import { refuseQuantized } from './quantized-operators.ts';
 import { hasStaticActivations, makeRecipe, type Recipe, type RecipeInput, recipeKeys } from './recipe.ts';
+import { gradientOpset } from './reconstruction-graph.ts';
 import type { Report, StageResult, WeightResult } from './report.ts';
 import { refuseTooLargeToRun } from './runnable.ts';
 import { partsOf } from './sample-parts.ts';
@@ -79,9 +80,6 @@ export interface Quantized {
   readonly model: Model;
   readonly report: Report;
 }
-
-/** From this operator set on, every operator that `autodiff` knows has its gradient. */
-const gradientOpset = 16;
 
 /** Batches that corrections and solvers are fitted to: every layer takes a run over all of them, or two. */
 const fittedBatches: Readonly<Record<SolverSetting, number>> = { nearest: 64, gptq: 64, reconstruction: 192 };

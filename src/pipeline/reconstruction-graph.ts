@@ -69,8 +69,8 @@ export interface Gradients {
   readonly gradients: ReadonlyMap<string, Tensor>;
 }
 
-/** Gradients are made of operators as they are from this operator set on. */
-const gradientOpset = 16;
+/** From this operator set on, every operator that `autodiff` knows has its gradient. */
+export const gradientOpset = 16;
 
 /** Runs a block for one size of batch. */
 export interface Trainer {
@@ -127,27 +127,42 @@ export async function openTrainer(
   );
   const options = threads ? { threads } : {};
   const both = await runtime.open(gradientBytes, options);
-  let forward: typeof both | undefined;
   const lossOf = (given: Feeds) => given[loss.name].floats()[0];
   const namesOf = (session: typeof both) => {
     const declared = new Set(session.inputs.map(({ name }) => name));
     return new Map([...own].filter(([, input]) => declared.has(input)));
   };
   const bothNames = namesOf(both);
+  // Who asks for gradients alone needs no second session.
+  let forward: { readonly session: typeof both; readonly names: ReadonlyMap<string, string> } | undefined;
   return {
     async loss(given) {
-      forward ??= await runtime.open(lossBytes, options);
-      return lossOf(await forward.run(renamed(given, namesOf(forward))));
+      if (!forward) {
+        const session = await runtime.open(lossBytes, options);
+        forward = { session, names: namesOf(session) };
+      }
+      return lossOf(await forward.session.run(renamed(given, forward.names)));
     },
     async gradients(given) {
       const made = await both.run(renamed(given, bothNames));
       return { loss: lossOf(made), gradients: new Map(results.map(([name, value]) => [name, made[value.name]])) };
     },
     async close() {
-      await forward?.close();
+      await forward?.session.close();
       await both.close();
     },
   };
+}
+
+/** Mean square of all numbers; 1 where they are zero. */
+export function powerOf(tensors: readonly Tensor[]): number {
+  let sum = 0;
+  let count = 0;
+  for (const tensor of tensors) {
+    for (const number of tensor.floats()) sum += number * number;
+    count += tensor.size;
+  }
+  return sum > 0 ? sum / count : 1;
 }
 
 /** The part without inputs that nothing reads. */

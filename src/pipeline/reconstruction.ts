@@ -11,7 +11,7 @@ import type { Samples } from '../samples/sample.ts';
 import { type Block, type BlockOptions, cutBlocks } from './blocks.ts';
 import type { CorrectionTarget, NormalizationTarget } from './correction-targets.ts';
 import { bytesOfRow, joinedRows, type Row, recordRows } from './reconstruction-data.ts';
-import { extractBlock, openTrainer, type Trainer } from './reconstruction-graph.ts';
+import { extractBlock, openTrainer, powerOf, type Trainer } from './reconstruction-graph.ts';
 import {
   type Learner,
   layerLearner,
@@ -149,7 +149,7 @@ async function learnBlock(
       inputs,
       part.outputs.map(({ target }) => target),
     );
-  const shares = block.outputs.map((_, index) => 1 / powerOf(test, index));
+  const shares = block.outputs.map((_, index) => 1 / powerOf(test.map(({ targets }) => targets[index])));
   const trainer = await orWhyNot(() =>
     openTrainer(part, shares, { ...join(train.slice(0, runSize)), ...feeds() }, runtime, threads),
   );
@@ -223,17 +223,6 @@ function addTo(sums: Map<string, Float32Array>, name: string, numbers: Float32Ar
   const sum = sums.get(name);
   if (!sum) sums.set(name, numbers.slice());
   else for (let i = 0; i < sum.length; i++) sum[i] += numbers[i];
-}
-
-/** Mean square of a target. */
-function powerOf(rows: readonly Row[], index: number): number {
-  let sum = 0;
-  let count = 0;
-  for (const { targets } of rows) {
-    for (const number of targets[index].floats()) sum += number * number;
-    count += targets[index].size;
-  }
-  return sum > 0 ? sum / count : 1;
 }
 
 /** Batches of one size that hold every row; the last takes some again where the size does not divide their number. */

@@ -14,23 +14,15 @@ export function subModel(model: Model, outputs: readonly Value[], given: Readonl
   const needed = new Set<Node>();
   const read = new Set<Value>(outputs);
   const pending: Node[] = [];
-  const need = (value: Value | undefined) => {
-    if (!value) return;
+  const need = (value: Value) => {
     read.add(value);
     if (value.producer?.graph === model.graph && !given.has(value) && !needed.has(value.producer)) {
       needed.add(value.producer);
       pending.push(value.producer);
     }
   };
-  const needAll = (node: Node) => {
-    for (const input of node.inputs) need(input);
-    for (const graph of node.subgraphs) {
-      for (const inner of graph.nodes) needAll(inner);
-      for (const output of graph.outputs) need(output);
-    }
-  };
   for (const output of outputs) need(output);
-  for (let node = pending.pop(); node; node = pending.pop()) needAll(node);
+  for (let node = pending.pop(); node; node = pending.pop()) node.reads.forEach(need);
 
   const graph = new Graph(model.graph.name, model.graph.names);
   graph.carried = model.graph.carried;
