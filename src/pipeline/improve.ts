@@ -33,6 +33,8 @@ export interface Workshop {
   readonly float: Model;
   /** Samples that corrections and solvers are fitted to. */
   readonly samples: Samples;
+  /** The same one at a time. */
+  readonly singles: Samples;
   /** Those that judge, and tell a block of the reconstruction when to stop. */
   readonly heldOut: Samples;
   readonly judge: Judge;
@@ -146,9 +148,9 @@ const compensateLayers =
     const { recipe, samples, runtime } = workshop;
     const reference = planOf(best, recipe);
     const floatTargets = [
+      ...embeddingTargets(reference),
       ...correctionTargets(reference),
       ...recurrentTargets(reference),
-      ...embeddingTargets(reference),
     ];
     if (isRecurrent && !floatTargets.some(isRecurrentLayer)) return { changed: 0 };
     const trial = tryCandidate(best, recipe);

@@ -204,6 +204,7 @@ export async function quantizeModel(model: Model, options: QuantizeOptions, runt
       ...shared,
       ...(options.clock ? { clock: options.clock } : {}),
       samples: take(parts.calibration, measured),
+      singles: parts.singles,
       float: prepared.model,
       heldOut: parts.heldOut,
       judge: createJudge(prepared.model, parts.heldOut, runtime, shared),

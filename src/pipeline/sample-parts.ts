@@ -20,6 +20,8 @@ const batchSize = 4;
 export interface SampleParts {
   readonly samples: Samples;
   readonly calibration: Samples;
+  /** Those that calibrate as they were given: one at a time, without mirror images. */
+  readonly singles: Samples;
   readonly heldOut: Samples;
   readonly separate: boolean;
   readonly count: number;
@@ -66,6 +68,7 @@ export async function partsOf(
     return {
       samples,
       calibration: await batched(limited),
+      singles: limited,
       heldOut: limited,
       separate: false,
       count,
@@ -76,6 +79,7 @@ export async function partsOf(
   return {
     samples,
     calibration: await batched(calibration),
+    singles: calibration,
     heldOut,
     separate: true,
     count,

@@ -147,10 +147,16 @@ function columnsOf(codes: Codes, columns: number, first: number, last: number): 
   return some;
 }
 
+/** Who fits row by row asks for the same again and again. */
+const reordered = new WeakMap<Float32Array, Float32Array>();
+
 /** A symmetric matrix with its rows and columns put back from some order. */
 function inOwnOrder(ordered: Float32Array, order: Int32Array): Float32Array {
+  const known = reordered.get(ordered);
+  if (known) return known;
   const columns = order.length;
   const own = new Float32Array(ordered.length);
+  reordered.set(ordered, own);
   for (let i = 0; i < columns; i++) {
     const to = order[i] * columns;
     for (let j = 0; j < columns; j++) own[to + order[j]] = ordered[i * columns + j];

@@ -127,6 +127,7 @@ export class Residuals {
   async times(matrix: Float32Array, first: number, last: number, limit = this.columns): Promise<Float32Array> {
     const { columns, height } = this;
     const count = last - first;
+    if (height === 1) return this.#timesOne(matrix, first, last, limit);
     let sum: Float32Array | undefined;
     for (let start = 0; start < limit; start += panelWidth) {
       const { panel, width } = this.#panelOf(start);
@@ -140,5 +141,21 @@ export class Residuals {
       else for (let i = 0; i < sum.length; i++) sum[i] += product[i];
     }
     return sum ?? new Float32Array(height * count);
+  }
+
+  /** The same of a single row, for which no product is worth a copy of the matrix. */
+  #timesOne(matrix: Float32Array, first: number, last: number, limit: number): Float32Array {
+    const { columns } = this;
+    const sum = new Float32Array(last - first);
+    for (let start = 0; start < limit; start += panelWidth) {
+      const { panel, width } = this.#panelOf(start);
+      for (let i = 0; i < Math.min(width, limit - start); i++) {
+        const value = panel[i];
+        if (value === 0) continue;
+        const from = (start + i) * columns;
+        for (let column = first; column < last; column++) sum[column - first] += value * matrix[from + column];
+      }
+    }
+    return sum;
   }
 }
