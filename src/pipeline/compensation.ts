@@ -29,6 +29,8 @@ export interface CompensationOptions {
   readonly floatTargets: readonly LayerTarget[];
   /** Scheme of each weight as planned. */
   readonly schemes: ReadonlyMap<string, string>;
+  /** Whether rows make up for each other's errors, too, by what the outputs of the model see of them. */
+  readonly isCoupled: boolean;
   /** What gradients are taken of: the samples one at a time. */
   readonly singles: Samples;
   readonly runtime: Runtime;
@@ -68,7 +70,8 @@ export function createCompensator(options: CompensationOptions): Compensator {
   const own = new Map(floatTargets.map((target) => [keyOf(target), target]));
   let float: Prefix | undefined;
   const shared = { ...(threads ? { threads } : {}), ...(signal ? { signal } : {}) };
-  const couplings = createCouplings({ reference, targets: floatTargets, samples: singles, runtime, ...shared });
+  const seen = options.isCoupled ? floatTargets : floatTargets.filter(({ weight }) => weight.use.kind === 'embedding');
+  const couplings = createCouplings({ reference, targets: seen, samples: singles, runtime, ...shared });
   const withTwins = (group: readonly LayerTarget[]) =>
     group.flatMap((target) => {
       const { value, uses, use } = target.weight;
@@ -121,8 +124,12 @@ export function createCompensator(options: CompensationOptions): Compensator {
         const hasBias = 'bias' in target && target.bias !== undefined;
         const arithmetic = integer.get(name) === true;
         const limits = { reduceRange: arithmetic && plan.recipe.reduceRange, positiveScale: arithmetic };
-        const coupling = await couplings.of(twin);
-        const settings = { ...limits, ...(typeof coupling === 'string' ? {} : { coupling }) };
+        const coupling = options.isCoupled ? await couplings.of(twin) : undefined;
+        if (typeof coupling === 'string') {
+          fallbacks.set(name, coupling);
+          continue;
+        }
+        const settings = { ...limits, ...(coupling ? { coupling } : {}) };
         const result = await compensateWeight(twin, parseScheme(scheme), found, products, settings, hasBias);
         const hasRoom = typeof result !== 'string' && arithmetic;
         put(simulation, target, hasRoom ? withBiasRoom(twin.weight, result, reference) : result);

@@ -114,7 +114,10 @@ function stagesOf(recipe: Recipe): [StageId, Stage][] {
   if (has('smooth') && isStatic) stages.push(['smooth', smoothActivations]);
   if (has('awq') && scheme && formatOf(scheme.format).bits < 8) stages.push(['awq', weighChannels]);
   if (has('bias')) stages.push(['bias', correctBiases]);
-  if (solver !== 'nearest') stages.push(['gptq', compensateLayers(false)], ['recurrent', compensateLayers(true)]);
+  if (solver !== 'nearest') {
+    stages.push(['gptq', compensateLayers('others')], ['coupled', compensateLayers('coupled')]);
+    stages.push(['recurrent', compensateLayers('recurrent')]);
+  }
   if (solver === 'reconstruction') stages.push(['reconstruction', reconstructBlocks]);
   if (has('normalization')) stages.push(['normalization', renormalize]);
   if (has('ranges') && isStatic) stages.push(['ranges', refine]);
@@ -141,10 +144,14 @@ function isRecurrentLayer({ weight }: LayerTarget): boolean {
   return weight.use.kind === 'recurrent';
 }
 
-/** @param isRecurrent the weights of recurrent layers alone, whose errors come back to them, or all others */
+/**
+ * @param kind the weights of recurrent layers alone, whose errors come back to them, or all others; or these with rows that
+ * make up for each other
+ */
 const compensateLayers =
-  (isRecurrent: boolean): Stage =>
+  (kind: 'recurrent' | 'others' | 'coupled'): Stage =>
   async (best, workshop, onProgress) => {
+    const [isRecurrent, isCoupled] = [kind === 'recurrent', kind === 'coupled'];
     const { recipe, samples, runtime } = workshop;
     const reference = planOf(best, recipe);
     const floatTargets = [
@@ -158,8 +165,7 @@ const compensateLayers =
     const schemes = best.results.flatMap(({ tensor, scheme }) => (scheme ? [[tensor, scheme] as const] : []));
     const compensator = createCompensator({
       ...workshop,
-      reference,
-      floatTargets,
+      ...{ reference, floatTargets, isCoupled },
       schemes: new Map(schemes),
     });
     try {

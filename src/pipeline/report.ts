@@ -27,7 +27,7 @@ export interface WeightResult {
 /** What one stage brought, by the outputs of samples that nothing was fitted to. */
 export interface StageResult {
   /** `recurrent` is gptq for the weights of recurrent layers. */
-  readonly stage: SolverSetting | CorrectionId | 'recurrent';
+  readonly stage: SolverSetting | CorrectionId | 'coupled' | 'recurrent';
   /** False when held-out samples were better without it, or when there was nothing to do. */
   readonly kept: boolean;
   /** Signal to noise of the outputs with it, in dB, and how much better that is than what was kept before. */

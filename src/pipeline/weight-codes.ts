@@ -25,7 +25,7 @@ export interface SolvableRows {
 }
 
 export interface Settings extends Pick<SolveOptions, 'reduceRange' | 'positiveScale'> {
-  /** What the outputs of the model make of errors, where that is known; and whether to heed it. */
+  /** What the outputs of the model make of errors, where rows are to make up for each other; and whether it pays. */
   readonly coupling?: Coupling;
   readonly isCoupled?: boolean;
   /** For `compensate`. */
@@ -52,6 +52,7 @@ export async function compensateWeight(
   const fitted = parts.map((part) => ({ ...part, target: part.values, moments: known(part.fitted.moments) }));
   const checked = parts.map((part) => known(part.checked.moments));
   const { damping, isCoupled } = await settle(fitted, checked, scheme, products, settings);
+  if (settings.coupling && !isCoupled) return 'rows that make up for each other are no better there';
   const solvable = parts.map((part, index) => ({
     ...part,
     target: targets[index],
