@@ -5,7 +5,8 @@ export const solverSettings = ['nearest', 'gptq', 'reconstruction'] as const;
 
 /**
  * - `nearest`: the nearest codes on the grids that `weightRange` finds;
- * - `gptq`: codes that make up for the errors of others, layer after layer behind the quantized part;
+ * - `gptq`: codes that make up for the errors of others, layer after layer behind the quantized part: first those of the same
+ *   row, then those of other rows by what the outputs of the model see;
  * - `reconstruction`: from there on, codes, scales and biases of whole blocks are learned from their outputs.
  */
 export type SolverSetting = (typeof solverSettings)[number];
