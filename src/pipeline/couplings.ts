@@ -54,7 +54,8 @@ export function createCouplings(options: CouplingsOptions): Couplings {
   for (const target of options.targets) if (refusal(target) === undefined) known.set(keyOf(target), target);
   const bytes = [...known].map(([key, { weight }]) => {
     const { rows, columns } = weight.use.view;
-    return [key, momentBytes(rows) + momentBytes(columns) + 8 * weight.tensor.size] as const;
+    const ofRows = weight.use.kind === 'embedding' ? 0 : momentBytes(rows) + 8 * weight.tensor.size;
+    return [key, momentBytes(columns) + ofRows] as const;
   });
   const slices = slicesOf([...known.keys()], new Map(bytes), sliceBytes);
   let current: { readonly slice: readonly string[]; readonly found: ReadonlyMap<string, Coupling> } | undefined;
