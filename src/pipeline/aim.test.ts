@@ -3,7 +3,7 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { createGaussian, createRandom } from '../base/random.ts';
 import { openRuntime } from '../runtime/node.ts';
 import { openProducts } from '../runtime/products.ts';
-import { type AimedRows, aimOf, together } from './aim.ts';
+import { type AimedRows, aimOf, mixedCrossMoments } from './aim.ts';
 import type { CrossMoments } from './moments.ts';
 
 const products = openProducts(await openRuntime('onnxruntime-node'));
@@ -57,7 +57,7 @@ const groupOf = (fitted: CrossMoments, checked: CrossMoments): AimedRows => ({
   columns,
   fitted,
   checked,
-  all: together(fitted, checked),
+  all: mixedCrossMoments(fitted, checked),
 });
 
 describe('aimOf', () => {
@@ -97,7 +97,7 @@ describe('aimOf', () => {
 
 it('together gives the moments of all samples', () => {
   const pairs = Array.from({ length: 40 }, () => [sample(1), sample(2)] as const);
-  const mixed = together(momentsOf(pairs.slice(0, 30)), momentsOf(pairs.slice(30)));
+  const mixed = mixedCrossMoments(momentsOf(pairs.slice(0, 30)), momentsOf(pairs.slice(30)));
   const whole = momentsOf(pairs);
   expect(mixed.moments.count).toBe(40);
   for (const [a, b] of [

@@ -5,6 +5,7 @@
  * samples, so that their number does not tell.
  */
 import type { Products } from '../runtime/products.ts';
+import { mixedMoments, mixture } from '../solvers/curvature.ts';
 import { retarget } from '../solvers/gptq.ts';
 import type { CrossMoments } from './moments.ts';
 
@@ -91,18 +92,9 @@ async function misses(
 }
 
 /** The moments of both together. */
-export function together(fitted: CrossMoments, checked: CrossMoments): CrossMoments {
-  const [a, b] = [fitted.moments.count, checked.moments.count];
-  const count = a + b;
-  const mixed = (x: Float32Array, y: Float32Array) => x.map((value, index) => (a * value + b * y[index]) / count);
-  if (count === 0) return fitted;
-  return {
-    moments: {
-      moment: mixed(fitted.moments.moment, checked.moments.moment),
-      mean: mixed(fitted.moments.mean, checked.moments.mean),
-      count,
-    },
-    cross: mixed(fitted.cross, checked.cross),
-    mean: mixed(fitted.mean, checked.mean),
-  };
+export function mixedCrossMoments(fitted: CrossMoments, checked: CrossMoments): CrossMoments {
+  const moments = mixedMoments(fitted.moments, checked.moments);
+  if (moments.count === 0) return fitted;
+  const mix = mixture(fitted.moments.count, checked.moments.count);
+  return { moments, cross: mix(fitted.cross, checked.cross), mean: mix(fitted.mean, checked.mean) };
 }

@@ -81,6 +81,35 @@ describe('solver gptq', () => {
     expect(left.map(({ because }) => because)).toEqual(['its groups share a scale']);
   });
 
+  it('lets rows make up for each other where unseen samples gain, and says where it cannot', async () => {
+    const { report } = await run('int2:g8', 'gptq');
+    const stage = report.stages?.find((one) => one.stage === 'coupled');
+    expect(stage).toMatchObject({ kept: true });
+    expect(stage?.gain).toBeGreaterThan(0.3);
+    expect(stage?.left).toContainEqual({ tensor: 'weight_4', because: 'its rows meet different inputs' });
+    expect((stage?.changed ?? 0) + (stage?.left.length ?? 0)).toBe(3);
+  });
+
+  it('keeps the codes of a layer whose rows have nothing to do with each other', async () => {
+    const model = emptyModel();
+    const { graph } = model;
+    const inputs = [
+      addInput(graph, 'x', [4, 64]),
+      graph.addInitializer('weight', noiseTensor([64, 40], 1)),
+      graph.addInitializer('bias', noiseTensor([40], 2)),
+    ];
+    addOutput(graph, graph.add({ op: 'Gemm', inputs, outputs: ['y'] }).output());
+    const calibration = randomSamples([{ name: 'x', dtype: 'float32', shape: [4, 64] }], { count: 64, seed: 3 });
+    const { report } = await quantizeModel(
+      model,
+      { weights: 'int3:g16', solver: 'gptq', calibration: { ...calibration, synthetic: false }, samples: 64 },
+      runtime,
+    );
+    const stage = report.stages?.find((one) => one.stage === 'coupled');
+    const because = 'rows that make up for each other are no better there';
+    expect(stage).toMatchObject({ kept: false, changed: 0, left: [{ tensor: 'weight', because }] });
+  });
+
   it('is refused without samples, and without correction', async () => {
     const model = network();
     const attempt = (options: Parameters<typeof quantizeModel>[1]) =>

@@ -12,11 +12,11 @@ import type { Runtime } from '../runtime/runtime.ts';
 import type { Samples } from '../samples/sample.ts';
 import { split } from '../samples/select.ts';
 import { toMatrix } from '../tensor/matrix-view.ts';
-import { type AimedRows, together } from './aim.ts';
+import { type AimedRows, mixedCrossMoments } from './aim.ts';
 import { withBiasRoom } from './bias-room.ts';
 import { changingNodes, type Way } from './correction.ts';
-import type { LayerTarget } from './correction-targets.ts';
-import { bothOf, createCouplings } from './couplings.ts';
+import { type LayerTarget, layerKey } from './correction-targets.ts';
+import { createCouplings } from './couplings.ts';
 import { type CrossMoments, collectCrossMoments, momentKey } from './moments.ts';
 import type { Planning } from './plan.ts';
 import { Prefix } from './prefix.ts';
@@ -67,10 +67,10 @@ export function createCompensator(options: CompensationOptions): Compensator {
   );
   let changed = 0;
   const fallbacks = new Map<string, string>();
-  const own = new Map(floatTargets.map((target) => [keyOf(target), target]));
+  const own = new Map(floatTargets.map((target) => [layerKey(target), target]));
   let float: Prefix | undefined;
   const shared = { ...(threads ? { threads } : {}), ...(signal ? { signal } : {}) };
-  const seen = options.isCoupled ? floatTargets : floatTargets.filter(({ weight }) => weight.use.kind === 'embedding');
+  const seen = floatTargets.filter(({ weight }) => (weight.use.kind === 'embedding') !== options.isCoupled);
   const couplings = createCouplings({ reference, targets: seen, samples: singles, runtime, ...shared });
   const withTwins = (group: readonly LayerTarget[]) =>
     group.flatMap((target) => {
@@ -81,8 +81,11 @@ export function createCompensator(options: CompensationOptions): Compensator {
       };
       if (uses.length > 1) return refuse('several layers read it');
       if (use.view.columns > maxColumns) return refuse(`its ${use.view.columns} columns are too many`);
-      const twin = own.get(keyOf(target));
-      return twin ? [{ target, twin }] : refuse('the float model has no such layer');
+      const twin = own.get(layerKey(target));
+      const scheme = options.schemes.get(value.name);
+      if (!twin || scheme === undefined) return refuse('the float model has no such layer');
+      const why = options.isCoupled ? couplings.refusal(twin) : undefined;
+      return why === undefined ? [{ target, twin, scheme: parseScheme(scheme) }] : refuse(why);
     });
   /** @param result codes, or why there are none */
   const put = (simulation: Simulation, target: LayerTarget, result: QuantizedMatrix | string) => {
@@ -113,11 +116,10 @@ export function createCompensator(options: CompensationOptions): Compensator {
         collectCrossMoments(reference.model, simulation.model, layers, some, runtime, settings);
       const { calibration, heldOut } = split(prefix.samples);
       const [fitted, checked] = [await momentsOf(calibration), await momentsOf(heldOut)];
-      for (const { target, twin } of targets) {
+      for (const { target, twin, scheme } of targets) {
         const { name } = target.weight.value;
         const found = partsOf(twin, fitted.get(momentKey(twin)), checked.get(momentKey(twin)));
-        const scheme = options.schemes.get(name);
-        if (!found || !scheme || found.some(({ all }) => all.moments.count === 0)) {
+        if (!found || found.some(({ all }) => all.moments.count === 0)) {
           fallbacks.set(name, 'nothing is known of its inputs');
           continue;
         }
@@ -130,47 +132,30 @@ export function createCompensator(options: CompensationOptions): Compensator {
           continue;
         }
         const settings = { ...limits, ...(coupling ? { coupling } : {}) };
-        const result = await compensateWeight(twin, parseScheme(scheme), found, products, settings, hasBias);
+        const result = await compensateWeight(twin, scheme, found, products, settings, hasBias);
         const hasRoom = typeof result !== 'string' && arithmetic;
         put(simulation, target, hasRoom ? withBiasRoom(twin.weight, result, reference) : result);
       }
     },
     async runEmbeddings(simulation, embeddings) {
-      const wide = embeddings.filter(({ weight }) => {
-        const scheme = options.schemes.get(weight.value.name);
-        if (!scheme || formatOf(parseScheme(scheme).format).bits < 8) return false;
-        fallbacks.set(weight.value.name, 'at 8 bits the nearest codes of an embedding do');
-        return true;
-      });
-      const targets = withTwins(embeddings.filter((target) => !wide.includes(target)));
-      if (targets.length === 0) return;
-      for (const { target, twin } of targets) {
-        const { name } = target.weight.value;
-        const found = await couplings.of(twin);
-        const scheme = options.schemes.get(name);
-        if (!scheme || typeof found === 'string') {
-          fallbacks.set(name, typeof found === 'string' ? found : 'it has no scheme');
+      for (const { target, twin, scheme } of withTwins(embeddings)) {
+        if (formatOf(scheme.format).bits >= 8) {
+          put(simulation, target, 'at 8 bits the nearest codes of an embedding do');
           continue;
         }
-        const { columns: moments } = bothOf(found);
+        const found = await couplings.of(twin);
+        if (typeof found === 'string') {
+          put(simulation, target, found);
+          continue;
+        }
         const { rows, columns } = twin.weight.use.view;
         const values = toMatrix(twin.weight.tensor.floats(), twin.weight.use.view);
-        const result = await codesOf(
-          [{ values, target: values, rows, columns, moments }],
-          parseScheme(scheme),
-          products,
-          {},
-        );
-        put(simulation, target, result);
+        const part = { values, target: values, rows, columns, moments: found.all.columns };
+        put(simulation, target, await codesOf([part], scheme, products, {}));
       }
     },
     close: () => products.close(),
   };
-}
-
-/** A recurrent layer has two weights. */
-function keyOf({ tensor, weight }: LayerTarget): string {
-  return `${tensor}/${weight.value.name}`;
 }
 
 /** The rows of a weight, by the inputs that they meet. */
@@ -186,6 +171,6 @@ function partsOf(
   const values = toMatrix(weight.tensor.floats(), view);
   return fitted.map((own, index) => ({
     values: values.subarray(index * rows * columns, (index + 1) * rows * columns),
-    ...{ rows, columns, fitted: own, checked: checked[index], all: together(own, checked[index]) },
+    ...{ rows, columns, fitted: own, checked: checked[index], all: mixedCrossMoments(own, checked[index]) },
   }));
 }

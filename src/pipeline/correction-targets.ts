@@ -18,6 +18,11 @@ export interface LayerTarget {
   readonly node: Node;
 }
 
+/** Tells layers apart: a recurrent one has two weights, and a weight may have several layers. */
+export function layerKey({ tensor, weight }: LayerTarget): string {
+  return `${tensor}/${weight.value.name}`;
+}
+
 /** A layer whose output can be corrected. */
 export interface CorrectionTarget extends LayerTarget {
   readonly channelAxis: number;

@@ -5,9 +5,9 @@
 import type { Runtime } from '../runtime/runtime.ts';
 import type { Samples } from '../samples/sample.ts';
 import { split } from '../samples/select.ts';
-import type { Moments } from '../solvers/curvature.ts';
+import { mixedMoments } from '../solvers/curvature.ts';
 import { slicesOf } from './calibrate.ts';
-import { type CorrectionTarget, type LayerTarget, presentBias, setBias } from './correction-targets.ts';
+import { type CorrectionTarget, type LayerTarget, layerKey, presentBias, setBias } from './correction-targets.ts';
 import { type GradientMoments, gradientMoments, type Place } from './gradient-moments.ts';
 import { momentBytes } from './moment-sums.ts';
 import { collectMoments, momentKey } from './moments.ts';
@@ -28,12 +28,15 @@ export interface CouplingsOptions {
 
 /** What is known of errors of one weight. */
 export interface Coupling {
-  /** Of most samples, and of those that choose. */
+  /** Of most samples, of those that choose, and of all. */
   readonly fitted: GradientMoments;
   readonly checked: GradientMoments;
+  readonly all: GradientMoments;
 }
 
 export interface Couplings {
+  /** Why nothing can be known of a layer, as far as can be told without asking. */
+  refusal(target: LayerTarget): string | undefined;
   /** What is known of a layer's weight, or of what an embedding gives; or why nothing is. */
   of(target: LayerTarget): Promise<Coupling | string>;
 }
@@ -51,17 +54,19 @@ export function createCouplings(options: CouplingsOptions): Couplings {
   const { reference, samples, runtime, threads, signal } = options;
   const shared = { ...(threads ? { threads } : {}), ...(signal ? { signal } : {}) };
   const known = new Map<string, LayerTarget>();
-  for (const target of options.targets) if (refusal(target) === undefined) known.set(keyOf(target), target);
+  for (const target of options.targets) if (refusal(target) === undefined) known.set(layerKey(target), target);
   const bytes = [...known].map(([key, { weight }]) => {
     const { rows, columns } = weight.use.view;
     const ofRows = weight.use.kind === 'embedding' ? 0 : momentBytes(rows) + 8 * weight.tensor.size;
     return [key, momentBytes(columns) + ofRows] as const;
   });
   const slices = slicesOf([...known.keys()], new Map(bytes), sliceBytes);
-  let current: { readonly slice: readonly string[]; readonly found: ReadonlyMap<string, Coupling> } | undefined;
+  let current:
+    | { readonly slice: readonly string[]; readonly found: ReadonlyMap<string, Omit<Coupling, 'all'>> }
+    | undefined;
   let failure: string | undefined;
 
-  const collect = async (slice: readonly string[]): Promise<Map<string, Coupling> | string> => {
+  const collect = async (slice: readonly string[]): Promise<Map<string, Omit<Coupling, 'all'>> | string> => {
     const targets = slice.map((key) => known.get(key) as LayerTarget);
     const layers = targets.filter(isLayer);
     const means = await collectMoments(
@@ -105,8 +110,9 @@ export function createCouplings(options: CouplingsOptions): Couplings {
   };
 
   return {
+    refusal: (target) => failure ?? refusal(target),
     async of(target) {
-      const key = keyOf(target);
+      const key = layerKey(target);
       if (failure !== undefined) return failure;
       if (!known.has(key)) return refusal(target) ?? 'it is no layer of the model';
       if (!current?.slice.includes(key)) {
@@ -119,14 +125,10 @@ export function createCouplings(options: CouplingsOptions): Couplings {
         }
         current = { slice, found };
       }
-      return current.found.get(key) ?? 'nothing is known of its influence';
+      const found = current.found.get(key);
+      return found ? { ...found, all: bothOf(found) } : 'nothing is known of its influence';
     },
   };
-}
-
-/** A recurrent layer has two weights. */
-function keyOf({ tensor, weight }: LayerTarget): string {
-  return `${tensor}/${weight.value.name}`;
 }
 
 function isLayer(target: LayerTarget): target is CorrectionTarget {
@@ -143,14 +145,7 @@ function refusal({ weight, node, ...target }: LayerTarget): string | undefined {
   return weight.tensor.dtype === 'float32' ? undefined : `it is of ${weight.tensor.dtype}`;
 }
 
-/** The moments of both together. */
-export function bothOf({ fitted, checked }: Coupling): GradientMoments {
-  const rows = fitted.rows && checked.rows && mixed(fitted.rows, checked.rows);
-  return { columns: mixed(fitted.columns, checked.columns), ...(rows ? { rows } : {}) };
-}
-
-function mixed(one: Moments, other: Moments): Moments {
-  const count = one.count + other.count;
-  const moment = one.moment.map((value, index) => (one.count * value + other.count * other.moment[index]) / count);
-  return { ...one, moment, count };
+function bothOf({ fitted, checked }: Omit<Coupling, 'all'>): GradientMoments {
+  const rows = fitted.rows && checked.rows && mixedMoments(fitted.rows, checked.rows);
+  return { columns: mixedMoments(fitted.columns, checked.columns), ...(rows ? { rows } : {}) };
 }

@@ -169,7 +169,7 @@ const compensateLayers =
       schemes: new Map(schemes),
     });
     try {
-      if (!isRecurrent) await compensator.runEmbeddings(simulation, embeddings);
+      if (kind === 'others') await compensator.runEmbeddings(simulation, embeddings);
       await correctLayers(simulation, targets, momentsOf(best), samples, runtime, {
         ...workshop,
         onProgress,

@@ -12,8 +12,8 @@ import { inputsOf } from './inputs.ts';
 const holdOutEvery = 4;
 /** With fewer samples than this all of them calibrate and compare, which the report says. */
 const minSamplesToSplit = 8;
-/** Decoded samples are kept up to this size; more are read again in each of the passes over them. */
-const rememberedBytes = 64 * 2 ** 20;
+/** Decoded samples are kept up to this size, as 256 pictures of 3·224·224 need it; more are read again in each pass. */
+const rememberedBytes = 256 * 2 ** 20;
 /** Samples run together where the model's batch axis is free. */
 const batchSize = 4;
 

@@ -5,14 +5,14 @@
  */
 import type { QuantizedMatrix } from '../formats/quantized.ts';
 import { needsWholeTensor, type Scheme } from '../formats/scheme.ts';
-import { dequantizeMatrix } from '../kernel/index.ts';
 import type { Products } from '../runtime/products.ts';
 import { type Curvature, compensate, type Moments, prepareCurvature } from '../solvers/gptq.ts';
 import { type SolveOptions, solverOf } from '../solvers/index.ts';
-import { compensateTogether, hasOwnRows } from '../solvers/together.ts';
+import { differencesOf } from '../solvers/residuals.ts';
+import { compensateTogether, coupledLoss, hasOwnRows } from '../solvers/together.ts';
 import { type AimedRows, aimOf } from './aim.ts';
 import type { LayerTarget } from './correction-targets.ts';
-import { bothOf, type Coupling } from './couplings.ts';
+import type { Coupling } from './couplings.ts';
 import type { GradientMoments } from './gradient-moments.ts';
 
 /** Rows, what their codes are to come near to, and what their errors do. */
@@ -44,9 +44,10 @@ export async function compensateWeight(
   hasBias: boolean,
 ): Promise<QuantizedMatrix | string> {
   if (parts.length > 1 && needsWholeTensor(scheme)) return 'its groups share a scale';
+  if (settings.coupling && !hasOwnRows(scheme)) return 'its rows share scales or levels';
   // What a recurrent layer makes comes back to it: its inputs change with its weights.
   const isRecurrent = weight.use.kind === 'recurrent';
-  const targets = isRecurrent ? parts.map(({ values }) => values) : await aimOf(parts, hasBias, products);
+  const targets = isRecurrent || (settings.coupling && process.env.HT_NOAIM) ? parts.map(({ values }) => values) : await aimOf(parts, hasBias, products);
   // Where nothing makes up for the mean of the error, it counts as any other part of it.
   const known = (moments: Moments) => (hasBias ? moments : withoutMean(moments));
   const fitted = parts.map((part) => ({ ...part, target: part.values, moments: known(part.fitted.moments) }));
@@ -101,9 +102,7 @@ async function settle(
   const { coupling, reduceRange = false } = settings;
   const rows = coupling?.checked.rows;
   const curvatures =
-    coupling && rows && fitted.length === 1 && hasOwnRows(alone)
-      ? await curvaturesOf(coupling.fitted, part.moments, products)
-      : undefined;
+    coupling && rows && fitted.length === 1 ? await curvaturesOf(coupling.fitted, part.moments, products) : undefined;
   if (!coupling || !curvatures) return { damping, isCoupled: false };
   const { matrix } = await compensateTogether(alone, {
     ...{ ...curvatures, target: part.target, products, reduceRange, sweeps: 1, rounds: 0 },
@@ -115,7 +114,7 @@ async function settle(
   return { damping, isCoupled: after < worthIt * before };
 }
 
-/** tr(S·Δ·M·Δᵀ) of the error Δ of a matrix, with M centred, and S that of the rows where it is given. */
+/** tr(S·Δ·M·Δᵀ) of the error Δ of a matrix, with M centred, and S that of the rows where it is given: then means are 0. */
 async function costOf(
   matrix: QuantizedMatrix,
   { target, rows, columns }: SolvableRows,
@@ -123,15 +122,14 @@ async function costOf(
   products: Products,
   coupling?: Moments,
 ): Promise<number> {
-  const error = dequantizeMatrix(matrix).map((value, index) => target[index] - value);
-  const made = await products.multiply(error, moment, rows, columns, columns);
+  const error = differencesOf(matrix, target);
+  let cost = await coupledLoss(error, moment, coupling?.moment, [rows, columns], products);
   for (let row = 0; row < rows; row++) {
     let along = 0;
     for (let column = 0; column < columns; column++) along += error[row * columns + column] * mean[column];
-    for (let column = 0; column < columns; column++) made[row * columns + column] -= along * mean[column];
+    cost -= along * along;
   }
-  const both = coupling ? await products.multiply(coupling.moment, made, rows, rows, columns) : made;
-  return both.reduce((sum, value, index) => sum + value * error[index], 0);
+  return cost;
 }
 
 /** By how much inputs count, but not as if what never occurred in samples could not: blocks share scales. */
@@ -178,8 +176,8 @@ async function solvePart(
     ...{ moments, target, products, damping, sweeps, refit, reduceRange },
   });
   if (fallback) return fallback;
-  if (!coupling || !isCoupled || !hasOwnRows(matrix)) return matrix;
-  const curvatures = await curvaturesOf(bothOf(coupling), moments, products);
+  if (!coupling || !isCoupled) return matrix;
+  const curvatures = await curvaturesOf(coupling.all, moments, products);
   if (!curvatures) return matrix;
   return (await compensateTogether(matrix, { ...curvatures, target, products, reduceRange })).matrix;
 }

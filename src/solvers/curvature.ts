@@ -12,6 +12,18 @@ export interface Moments {
   readonly count: number;
 }
 
+/** What is known from both of two sets of inputs; the first, where there are none at all. */
+export function mixedMoments(one: Moments, other: Moments): Moments {
+  const count = one.count + other.count;
+  const mix = mixture(one.count, other.count);
+  return count === 0 ? one : { moment: mix(one.moment, other.moment), mean: mix(one.mean, other.mean), count };
+}
+
+/** The mean of means of so many, number by number. */
+export function mixture(a: number, b: number): (x: Float32Array, y: Float32Array) => Float32Array {
+  return (x, y) => x.map((value, index) => (a * value + b * y[index]) / (a + b));
+}
+
 export interface CurvatureOptions {
   /** What is added to the diagonal, as a share of its mean. Default 0.01. */
   readonly damping?: number;
@@ -26,6 +38,8 @@ export interface Curvature {
   readonly order: Int32Array;
   /** H with rows and columns in that order. */
   readonly matrix: Float32Array;
+  /** H with rows and columns in their own order: computed when it is first asked for. */
+  readonly plain: Float32Array;
   readonly factor: Factor;
   /** The damping with which it could be factorized. */
   readonly damping: number;
@@ -117,7 +131,26 @@ export async function prepareCurvature(
       matrix[i * columns + i] = variances[order[i]] + idle + tried * mean;
     }
     const factor = await factorize(matrix, columns, products);
-    if (factor) return { columns, order, matrix, factor, damping: tried };
+    if (!factor) continue;
+    let plain: Float32Array | undefined;
+    return {
+      ...{ columns, order, matrix, factor, damping: tried },
+      get plain() {
+        plain ??= inOwnOrder(matrix, order);
+        return plain;
+      },
+    };
   }
   return `the moments of the inputs cannot be factorized, not even with a damping of ${dampings[dampings.length - 1]}`;
+}
+
+/** A symmetric matrix with its rows and columns put back from some order. */
+function inOwnOrder(ordered: Float32Array, order: Int32Array): Float32Array {
+  const columns = order.length;
+  const own = new Float32Array(ordered.length);
+  for (let i = 0; i < columns; i++) {
+    const to = order[i] * columns;
+    for (let j = 0; j < columns; j++) own[to + order[j]] = ordered[i * columns + j];
+  }
+  return own;
 }

@@ -9,13 +9,13 @@
 import { HalftoneError } from '../base/errors.ts';
 import { formatOf } from '../formats/index.ts';
 import { createCodes, type QuantizedMatrix } from '../formats/quantized.ts';
-import { bestKernel, dequantizeMatrix, type Kernel } from '../kernel/index.ts';
+import { bestKernel, type Kernel } from '../kernel/index.ts';
 import { type Choice, countTo, openBlock, putBlock, squareOf } from './choice.ts';
 import { type Curvature, type CurvatureOptions, type Moments, prepareCurvature } from './curvature.ts';
 import { descend } from './descent.ts';
 import { allFinite, factorize, type MatrixProducts, plainProducts, solveRight } from './factorize.ts';
 import { refitScales } from './refit.ts';
-import { leastHeight, Residuals } from './residuals.ts';
+import { differencesOf, leastHeight, Residuals } from './residuals.ts';
 import { roundingOf } from './rounding.ts';
 
 export { type Curvature, type CurvatureOptions, type Moments, prepareCurvature } from './curvature.ts';
@@ -177,20 +177,11 @@ function keepBetter(choice: Choice, { codes }: QuantizedMatrix, { target }: Work
   }
 }
 
-/** Target less what the codes stand for. */
-function differences(matrix: QuantizedMatrix, { target, kernel }: Workshop): Float32Array {
-  const difference = dequantizeMatrix(matrix, kernel);
-  for (let i = 0; i < difference.length; i++) difference[i] = target[i] - difference[i];
-  return difference;
-}
-
 /** Δ·H·Δᵀ of each row of a matrix. */
 async function lossesOf(matrix: QuantizedMatrix, workshop: Workshop, least: number): Promise<Float64Array> {
-  const { rows, columns, curvature, products } = workshop;
-  return measure(
-    new Residuals(differences(matrix, workshop), rows, columns, curvature.order, products, least),
-    curvature,
-  );
+  const { target, rows, columns, curvature, kernel, products } = workshop;
+  const differences = differencesOf(matrix, target, kernel);
+  return measure(new Residuals(differences, rows, columns, curvature.order, products, least), curvature);
 }
 
 async function measure(residuals: Residuals, { factor }: Curvature): Promise<Float64Array> {
@@ -235,14 +226,16 @@ async function refitOnce(
   least: number,
   reduceRange: boolean,
 ): Promise<QuantizedMatrix> {
-  const { rows, columns, products } = workshop;
+  const { target, rows, columns, products } = workshop;
   const { order } = curvature;
-  const own = new Residuals(differences(matrix, workshop), rows, columns, undefined, products, least);
+  const residualsOf = (one: QuantizedMatrix, order?: Int32Array) =>
+    new Residuals(differencesOf(one, target, kernel), rows, columns, order, products, least);
+  const own = residualsOf(matrix);
   const found = await refitScales(matrix, own, losses, curvature, { products, kernel, reduceRange });
   if (!found) return matrix;
   const { matrix: fitted, descended } = found;
   if (descended) return fitted;
-  const residuals = new Residuals(differences(fitted, workshop), rows, columns, order, products, least);
+  const residuals = residualsOf(fitted, order);
   const codes = inOrder(fitted.codes, rows, columns, order);
   const rounding = roundingOf(fitted, reduceRange);
   await descend({ codes, residuals, losses, rounding, curvature, blockSize: fitted.blockSize, kernel }, 1);

@@ -55,14 +55,13 @@ export async function refitScales(
   matrix: QuantizedMatrix,
   residuals: Residuals,
   losses: Float64Array,
-  { matrix: ordered, order }: Curvature,
+  { plain: hessian }: Curvature,
   { products, kernel, reduceRange }: RefitOptions,
 ): Promise<{ readonly matrix: QuantizedMatrix; readonly descended: boolean } | undefined> {
   const { rows, columns, blockSize, scheme, factors } = matrix;
   const kind = scheme.granularity.kind;
   if (kind === 'tensor') return undefined;
   if (formatOf(scheme.format).kind === 'codebook' && kind !== 'block') return undefined;
-  const hessian = inOwnOrder(ordered, order);
   const perRow = Math.ceil(columns / blockSize);
   const scales = matrix.scales.slice();
   const codes = matrix.codes.slice();
@@ -145,21 +144,4 @@ function columnsOf(codes: Codes, columns: number, first: number, last: number): 
     some.set(codes.subarray(row * columns + first, row * columns + last), row * width);
   }
   return some;
-}
-
-/** Who fits row by row asks for the same again and again. */
-const reordered = new WeakMap<Float32Array, Float32Array>();
-
-/** A symmetric matrix with its rows and columns put back from some order. */
-function inOwnOrder(ordered: Float32Array, order: Int32Array): Float32Array {
-  const known = reordered.get(ordered);
-  if (known) return known;
-  const columns = order.length;
-  const own = new Float32Array(ordered.length);
-  reordered.set(ordered, own);
-  for (let i = 0; i < columns; i++) {
-    const to = order[i] * columns;
-    for (let j = 0; j < columns; j++) own[to + order[j]] = ordered[i * columns + j];
-  }
-  return own;
 }

@@ -1,4 +1,6 @@
 /** What weights differ from their quantized values by, column after column in some order: blocked for products. */
+import type { QuantizedMatrix } from '../formats/quantized.ts';
+import { dequantizeMatrix, type Kernel } from '../kernel/index.ts';
 import type { MatrixProducts } from './factorize.ts';
 
 /** Columns of one panel: products of whole panels need no copies. */
@@ -9,6 +11,13 @@ const panelWidth = 1024;
  * (MLAS, sgemm.cpp, divides the rows among threads then), so that rows may be solved in any parts.
  */
 export const leastHeight = 128;
+
+/** Target less what the codes stand for. */
+export function differencesOf(matrix: QuantizedMatrix, target: Float32Array, kernel?: Kernel): Float32Array {
+  const differences = dequantizeMatrix(matrix, kernel);
+  for (let i = 0; i < differences.length; i++) differences[i] = target[i] - differences[i];
+  return differences;
+}
 
 /** Some numbers, from the place `first` of an order on. */
 function gather(numbers: Float32Array, order: Int32Array, first: number, found: Float32Array): void {

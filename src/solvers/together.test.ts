@@ -90,7 +90,7 @@ describe('compensateTogether', () => {
   });
 
   it('is for rows with scales of their own', () => {
-    const of = (scheme: string) => hasOwnRows(rtn.solve(numbers(64), 8, 8, parseScheme(scheme), {}));
+    const of = (scheme: string) => hasOwnRows(parseScheme(scheme));
     expect(of('int8')).toBe(true);
     expect(of('int4:g8')).toBe(true);
     expect(of('int8:tensor')).toBe(false);

@@ -7,10 +7,12 @@
  */
 import { formatOf } from '../formats/index.ts';
 import type { QuantizedMatrix } from '../formats/quantized.ts';
+import type { Scheme } from '../formats/scheme.ts';
 import { bestKernel, dequantizeMatrix, type Kernel } from '../kernel/index.ts';
 import type { Curvature } from './curvature.ts';
 import { type MatrixProducts, plainProducts } from './factorize.ts';
 import { compensate } from './gptq.ts';
+import { differencesOf } from './residuals.ts';
 
 export interface TogetherOptions {
   /** H, of the columns. */
@@ -38,8 +40,8 @@ export interface Together {
 }
 
 /** Whether every row has parameters of its own, so that rows can be chosen one by one. */
-export function hasOwnRows({ scheme }: QuantizedMatrix): boolean {
-  return scheme.granularity.kind !== 'tensor' && formatOf(scheme.format).kind !== 'codebook';
+export function hasOwnRows({ granularity, format }: Scheme): boolean {
+  return granularity.kind !== 'tensor' && formatOf(format).kind !== 'codebook';
 }
 
 /**
@@ -51,10 +53,12 @@ export async function compensateTogether(start: QuantizedMatrix, options: Togeth
   const { curvature, coupling, target, rounds = 1, sweeps, reduceRange = false, kernel = bestKernel() } = options;
   const { products = plainProducts } = options;
   const { rows, columns } = start;
-  const before = await lossOf(start, options, kernel);
-  let best: Together = { matrix: start, loss: before, before };
+  const lossOf = (differences: Float32Array) =>
+    coupledLoss(differences, curvature.plain, coupling.plain, [rows, columns], products);
   const current = ownCopy(start);
   const differences = differencesOf(current, target, kernel);
+  const before = await lossOf(differences);
+  let best: Together = { matrix: start, loss: before, before };
   const height = heightOf(rows, columns);
   for (let round = 0; round <= rounds; round++) {
     for (let first = 0; first < rows; first += height) {
@@ -79,7 +83,7 @@ export async function compensateTogether(start: QuantizedMatrix, options: Togeth
         }
       }
     }
-    const loss = await lossOf(current, options, kernel);
+    const loss = await lossOf(differences);
     if (!(loss < best.loss)) break;
     best = { matrix: ownCopy(current), loss, before };
   }
@@ -93,12 +97,6 @@ export async function compensateTogether(start: QuantizedMatrix, options: Togeth
 function heightOf(rows: number, columns: number): number {
   const wanted = Math.max(Math.floor(rows / 64), Math.floor(columns / 64), 1);
   return Math.min(wanted, 16, Math.max(1, Math.floor(rows / 8)));
-}
-
-function differencesOf(matrix: QuantizedMatrix, target: Float32Array, kernel: Kernel): Float32Array {
-  const differences = dequantizeMatrix(matrix, kernel);
-  for (let i = 0; i < differences.length; i++) differences[i] = target[i] - differences[i];
-  return differences;
 }
 
 /** How much of the differences of all rows some rows take over, by their places: of those before them. */
@@ -124,23 +122,17 @@ function sharesOfAll({ columns: rows, matrix, order }: Curvature, first: number,
   return shares;
 }
 
-async function lossOf(
-  matrix: QuantizedMatrix,
-  { curvature, coupling, target, products = plainProducts }: TogetherOptions,
-  kernel: Kernel,
+/** tr(S·Δ·H·Δᵀ) of differences Δ of rows·columns; without S of rows that are not coupled. */
+export async function coupledLoss(
+  differences: Float32Array,
+  columnMoment: Float32Array,
+  rowMoment: Float32Array | undefined,
+  [rows, columns]: readonly [number, number],
+  products: MatrixProducts,
 ): Promise<number> {
-  const { rows, columns } = matrix;
-  const differences = differencesOf(matrix, target, kernel);
-  const ordered = new Float32Array(rows * columns);
-  for (let row = 0; row < rows; row++) {
-    const from = coupling.order[row] * columns;
-    for (let column = 0; column < columns; column++) {
-      ordered[row * columns + column] = differences[from + curvature.order[column]];
-    }
-  }
-  const right = await products.multiply(ordered, curvature.matrix, rows, columns, columns);
-  const both = await products.multiply(coupling.matrix, right, rows, rows, columns);
-  return both.reduce((sum, value, index) => sum + value * ordered[index], 0);
+  const right = await products.multiply(differences, columnMoment, rows, columns, columns);
+  const both = rowMoment ? await products.multiply(rowMoment, right, rows, rows, columns) : right;
+  return both.reduce((sum, value, index) => sum + value * differences[index], 0);
 }
 
 /** A matrix with arrays of its own. */
