@@ -1,7 +1,7 @@
 /** Judges models by samples: how far their outputs are from the float model's. */
 import type { Model } from '../graph/model.ts';
 import { createDivergenceMeter } from '../metrics/divergence.ts';
-import { createErrorMeter } from '../metrics/error.ts';
+import { createErrorMeter, type ErrorMeter } from '../metrics/error.ts';
 import type { Feeds, Runtime } from '../runtime/runtime.ts';
 import type { Samples } from '../samples/sample.ts';
 import { remember, take } from '../samples/select.ts';
@@ -12,7 +12,10 @@ import { runnableBytes } from './runnable.ts';
 const keptBytes = 64 * 2 ** 20;
 
 export interface Verdict {
-  /** Signal to noise of all outputs together, in dB; NaN where the float model gave nothing finite. */
+  /**
+   * Signal to noise in dB, by the noise relative to the signal in the mean over all outputs: each counts the same, whatever
+   * its size. NaN where the float model gave nothing finite.
+   */
   readonly sqnr: number;
   /**
    * The less, the better: the mean divergence of the classes of the first output, in nats, or where that has none, noise
@@ -39,7 +42,7 @@ export function createJudge(
     const known = kept;
     const reference = known ? undefined : await runtime.open(runnableBytes(float), settings);
     const session = await runtime.open(runnableBytes(model), settings);
-    const meter = createErrorMeter();
+    const meters = new Map<string, ErrorMeter>();
     const divergence = createDivergenceMeter();
     let seen: Feeds[] | undefined = [];
     let bytes = 0;
@@ -49,7 +52,11 @@ export function createJudge(
         const x = known?.[index++] ?? ((await reference?.run(feeds)) as Feeds);
         const y = await session.run(feeds);
         for (const name of Object.keys(x)) {
-          if (x[name].isFloat && y[name]) meter.add(x[name].floats(), y[name].floats());
+          if (x[name].isFloat && y[name]) {
+            const meter = meters.get(name) ?? createErrorMeter();
+            meters.set(name, meter);
+            meter.add(x[name].floats(), y[name].floats());
+          }
           bytes += x[name].byteLength;
         }
         const classes = classesOf(x[main], tokens);
@@ -62,8 +69,17 @@ export function createJudge(
       await session.close();
     }
     kept ??= seen;
-    const { sqnr } = meter.summary();
+    const sqnr = meanSqnr([...meters.values()]);
     const nats = divergence.mean();
     return { sqnr, divergence: Number.isNaN(nats) ? 10 ** (-sqnr / 10) : nats };
   };
+}
+
+function meanSqnr(meters: readonly ErrorMeter[]): number {
+  const summaries = meters.map((meter) => meter.summary()).filter(({ sqnr }) => !Number.isNaN(sqnr));
+  if (summaries.length === 0) return Number.NaN;
+  if (summaries.some(({ nonFinite }) => nonFinite > 0)) return Number.NEGATIVE_INFINITY;
+  // What is zero in the float model has no size to compare its noise with.
+  const known = summaries.filter(({ sqnr }) => sqnr !== Number.NEGATIVE_INFINITY);
+  return -10 * Math.log10(known.reduce((sum, { sqnr }) => sum + 10 ** (-sqnr / 10), 0) / known.length);
 }

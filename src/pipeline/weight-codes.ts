@@ -47,7 +47,7 @@ export async function compensateWeight(
   if (settings.coupling && !hasOwnRows(scheme)) return 'its rows share scales or levels';
   // What a recurrent layer makes comes back to it: its inputs change with its weights.
   const isRecurrent = weight.use.kind === 'recurrent';
-  const targets = isRecurrent || (settings.coupling && process.env.HT_NOAIM) ? parts.map(({ values }) => values) : await aimOf(parts, hasBias, products);
+  const targets = isRecurrent ? parts.map(({ values }) => values) : await aimOf(parts, hasBias, products);
   // Where nothing makes up for the mean of the error, it counts as any other part of it.
   const known = (moments: Moments) => (hasBias ? moments : withoutMean(moments));
   const fitted = parts.map((part) => ({ ...part, target: part.values, moments: known(part.fitted.moments) }));
