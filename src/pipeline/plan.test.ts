@@ -149,6 +149,14 @@ describe('small layers', () => {
     ]);
   });
 
+  test('get 8 bits where there are no blocks', () => {
+    const formats = (input: RecipeInput) =>
+      weightsOf(input, widening()).map(({ quantize }) => quantize?.scheme.split(':')[0]);
+    expect(formats({ weights: 'int4:channel' })).toEqual(['int8', 'int8', 'int4', 'int4', 'int8']);
+    expect(planOf({ weights: 'int4:channel' }, widening()).notes.join()).toContain('1 of 3 layers get 8 bits');
+    expect(formats({ weights: 'int4:channel', uniform: true })).toEqual(Array(5).fill('int4'));
+  });
+
   test('a rule decides in their place', () => {
     const rules = [{ match: { op: 'Conv' }, use: { weights: 'int3:g32' } }];
     expect(blocks({ weights: 'int4:g32', rules })).toEqual(Array(5).fill('g32'));
@@ -158,9 +166,8 @@ describe('small layers', () => {
     ['with `uniform`', { weights: 'int4:g32', uniform: true }],
     ['where blocks are as small', { weights: 'int4:g8' }],
     ['in formats of fixed blocks', { weights: 'mxfp4' }],
-    ['without blocks', { weights: 'int4:channel' }],
   ] as const)('not %s', (_, input) => {
-    expect(planOf(input, widening()).notes.join()).not.toContain('smaller blocks');
+    expect(planOf(input, widening()).notes.join()).not.toContain('so small');
   });
 });
 

@@ -202,8 +202,8 @@ interface Wish {
 }
 
 /**
- * The smallest layers get smaller blocks, until they hold this share of the weights: often the first ones, whose errors all
- * others pass on, and there scales take little room.
+ * The smallest layers get smaller blocks, or 8 bits where there are no blocks, until they hold this share of the weights: often
+ * the first ones, whose errors all others pass on, and there it takes little room.
  */
 const maxFineShare = 1 / 16;
 
@@ -259,7 +259,7 @@ function defaultRules(
   }));
   return [
     ...keeping,
-    ...smallBlockRules(
+    ...smallLayerRules(
       recipe,
       scheme,
       layers.filter((weight) => !kept.has(weight)),
@@ -269,8 +269,8 @@ function defaultRules(
   ];
 }
 
-/** Blocks of 8 columns for the smallest layers; 16 where kernels of ONNX Runtime take no less. */
-function smallBlockRules(
+/** Blocks of 8 columns for the smallest layers, 16 where kernels of ONNX Runtime take no less; 8 bits where there are none. */
+function smallLayerRules(
   recipe: Recipe,
   scheme: Scheme,
   layers: readonly Weight[],
@@ -279,7 +279,7 @@ function smallBlockRules(
 ): Rule[] {
   const { granularity, scaleType } = scheme;
   // Scales of 8-bit floats belong to formats whose block size is fixed.
-  if (granularity.kind !== 'block' || scaleType === 'float8e8m0' || scaleType === 'float8e4m3fn') return [];
+  if (scaleType === 'float8e8m0' || scaleType === 'float8e4m3fn') return [];
   const rules: Rule[] = [];
   let bytes = 0;
   for (const size of [...new Set(layers.map(({ tensor }) => tensor.byteLength))].sort((a, b) => a - b)) {
@@ -287,15 +287,17 @@ function smallBlockRules(
     bytes += alike.length * size;
     if (bytes > maxFineShare * total) break;
     for (const weight of alike) {
-      const block = weight.use.kind.endsWith('convolution') ? 8 : 16;
-      if (isTooSmall(weight, recipe) || block >= granularity.size) continue;
-      const weights = formatScheme({ ...scheme, granularity: { kind: 'block', size: block } });
+      const size = weight.use.kind.endsWith('convolution') ? 8 : 16;
+      if (isTooSmall(weight, recipe) || (granularity.kind === 'block' && size >= granularity.size)) continue;
+      const finer = formatScheme({ ...scheme, granularity: { kind: 'block', size } });
+      const weights = granularity.kind === 'block' ? finer : 'int8';
       rules.push({ match: { tensor: weight.value.name }, use: { weights }, because: 'a small layer' });
     }
   }
   if (rules.length > 0) {
     notes.push(
-      `${rules.length} of ${layers.length} layers get smaller blocks: they are so small that it takes next to no room; ` +
+      `${rules.length} of ${layers.length} layers get ${granularity.kind === 'block' ? 'smaller blocks' : '8 bits'}: ` +
+        'they are so small that it takes next to no room; ' +
         '--uniform turns that off.',
     );
   }
