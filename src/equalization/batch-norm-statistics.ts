@@ -3,6 +3,7 @@
  * deviation in each channel, and nearly a normal distribution (Nagel et al. 2019, arXiv 1906.04721, sections 4.1.3 and
  * 4.2.1). From there they follow through the operators behind.
  */
+import { clipBounds } from '../graph/clip-bounds.ts';
 import type { Model } from '../graph/model.ts';
 import type { Node } from '../graph/node.ts';
 import { averagesPadding } from './layers.ts';
@@ -66,12 +67,9 @@ function follow(node: Node, known: ReadonlyMap<string, Known>): Known | undefine
     case 'Relu':
       return through(first, (moments) => clippedNormal(moments, 0, Number.POSITIVE_INFINITY), 0);
     case 'Clip': {
-      const bound = (index: number, name: string, fallback: number) =>
-        node.inputs[index] ? constant(node.inputs[index])?.floats()[0] : node.float(name, fallback);
-      const low = bound(1, 'min', Number.NEGATIVE_INFINITY);
-      const high = bound(2, 'max', Number.POSITIVE_INFINITY);
-      if (low === undefined || high === undefined) return undefined;
-      return through(first, (moments) => clippedNormal(moments, low, high));
+      const bounds = clipBounds(node);
+      if (!bounds) return undefined;
+      return through(first, (moments) => clippedNormal(moments, bounds.min, bounds.max));
     }
     case 'LeakyRelu':
       return through(first, (moments) => leakyNormal(moments, node.float('alpha', Math.fround(0.01))));

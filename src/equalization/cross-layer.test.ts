@@ -197,4 +197,31 @@ describe('the model of noise', () => {
       }
     }
   });
+
+  /** conv → LeakyRelu → conv, with a channel that is below 0 throughout: small behind the function, large before it. */
+  function leaky(): Model {
+    const b = new Builder();
+    const biases = b.floats([8], [-6, 0.1, -0.1, 0.2, 0, 0.3, -0.2, 0]);
+    const first = b.add('Conv', [b.input('x', [1, 3, 6, 6]), b.weight([8, 3, 1, 1], 0.5), biases]);
+    const behind = b.add('LeakyRelu', [first], { alpha: { type: 'float', value: 0.02 } });
+    return b.output(b.add('Conv', [behind, b.weight([4, 8, 1, 1]), b.weight([4])])).model;
+  }
+
+  test.each([false, true])('knows whether results are rounded before functions (%s)', async (isRounded) => {
+    const model = leaky();
+    const statistics = await statisticsOf(model);
+    const result = model.graph.nodes[0].output().name;
+    const rounded = new Set(isRounded ? [result] : []);
+    const { copy, gap } = await equalized(model, { noise: { ...settings, perChannel: true, statistics, rounded } });
+    expect(gap).toBeLessThan(1e-5);
+    const seen = await statisticsOf(copy);
+    // The step of the other channels' results, in their own size.
+    const share = ({ most, least }: { most: ArrayLike<number>; least: ArrayLike<number> }) => {
+      const peaks = Array.from(most, (high, channel) => Math.max(high, -least[channel]));
+      return peaks[0] / Math.max(...peaks.slice(1));
+    };
+    const [before, after] = [statistics, seen].map((one) => share(one.get(result)!));
+    if (isRounded) expect(after).toBeLessThan(0.5 * before);
+    else expect(after).toBeGreaterThan(1.3 * before);
+  });
 });

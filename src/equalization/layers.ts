@@ -1,4 +1,5 @@
 /** Operators whose constants make or read channels: layers, normalizations, clips; and products of two activations. */
+import { clipBounds } from '../graph/clip-bounds.ts';
 import type { Node } from '../graph/node.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import { fitted, type Layout, singleAxis } from './layout.ts';
@@ -110,12 +111,9 @@ export const layers: Readonly<Record<string, Rule>> = {
   Clip(node, tracer) {
     const layout = tracer.layoutOf(node.inputs[0]);
     const axis = singleAxis(layout);
-    const bound = (input: number, name: string, fallback: number) =>
-      node.inputs[input] ? constant(node.inputs[input])?.floats()[0] : node.float(name, fallback);
-    const low = bound(1, 'min', Number.NEGATIVE_INFINITY);
-    const high = bound(2, 'max', Number.POSITIVE_INFINITY);
-    if (!layout || axis === undefined || low === undefined || high === undefined || low > 0 || high <= 0) return false;
-    tracer.limits.push({ node, axis, channels: layout.channels, low, high });
+    const bounds = clipBounds(node);
+    if (!layout || axis === undefined || !bounds || bounds.min > 0 || bounds.max <= 0) return false;
+    tracer.limits.push({ node, axis, channels: layout.channels, low: bounds.min, high: bounds.max });
     return tracer.carry(node, layout);
   },
 };

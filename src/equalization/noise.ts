@@ -7,10 +7,12 @@
  *
  * with Δ_p = max r_i/s_i, Δ_x = max a_i/s_i, Δ_c = max s_i·w_i over channels i; B the energy that producers read, λ and D how
  * much noise counts in the results of consumers, relative to their energy. With maxima as p-norms this is a geometric
- * program, convex in log s, and gradient descent finds its minimum. Cross-layer equalization (s = √(r/w)) is blind to
+ * program, convex in log s, and gradient descent finds its minimum. Where a layer's result is rounded before its activation
+ * function as well, x stands for both. Cross-layer equalization (s = √(r/w)) is blind to
  * activations, SmoothQuant to the producers' weights; both matter where one scale serves a tensor.
  */
 import type { Value } from '../graph/value.ts';
+import { type ActivationFunction, functionBehind } from './activation-functions.ts';
 import type { Group, Slot } from './groups.ts';
 import { readingOf } from './groups.ts';
 import { layerAxes } from './layers.ts';
@@ -33,6 +35,8 @@ export interface NoiseOptions {
   readonly perChannel: boolean;
   /** Undefined where activations stay float. */
   readonly activationBits: number | undefined;
+  /** Names of values that are rounded. What layers read is, where activations are not float; results only if they are here. */
+  readonly rounded?: ReadonlySet<string>;
 }
 
 /** What minimizing needs to know: terms Δ²·Σ, each a largest ratio and a weighted sum of squares, in opposite powers of s. */
@@ -117,9 +121,9 @@ function termsOf(
     terms.push({ ranges: weightSteps(slot), power: -1, weights: counted });
   }
   if (activationBits !== undefined) {
-    for (const [value, heard] of readings) {
-      const seen = statistics.get(value.name)!;
-      const slot = consumers.find((one) => readingOf(one).value === value)!;
+    const rounding = (value: Value, slot: Slot, heard: Float64Array) => {
+      const seen = statistics.get(value.name);
+      if (seen?.mean.length !== slot.channels.length) return;
       const isSigned = Array.from(seen.least).some((least) => least < 0);
       const ranges = new Float64Array(channels);
       for (const [place, channel] of slot.channels.entries()) {
@@ -128,10 +132,38 @@ function termsOf(
         ranges[channel] = Math.max(ranges[channel], peak / own[channel] / (2 ** activationBits - 1));
       }
       terms.push({ ranges, power: -1, weights: heard });
+    };
+    for (const [value, heard] of readings) {
+      rounding(value, consumers.find((one) => readingOf(one).value === value)!, heard);
+    }
+    for (const slot of producers.filter(({ kind }) => kind === 'weight')) {
+      const value = slot.node.output();
+      if (options.rounded?.has(value.name) && !readings.has(value))
+        rounding(value, slot, passed(slot, loudness, options));
     }
   }
   return terms.filter(({ ranges }) => ranges.some((range) => range > 0));
 }
+
+/** How much noise in a layer's result counts, by what it counts behind the layer's activation function. */
+function passed(slot: Slot, loudness: Float64Array, { statistics }: NoiseOptions): Float64Array {
+  const value = slot.node.output();
+  const [behind, seen] = [functionBehind(value), statistics.get(value.name)];
+  const counted = loudness.slice();
+  if (!behind || !seen) return counted;
+  for (const [place, channel] of slot.channels.entries()) {
+    if (channel >= 0) counted[channel] *= meanSquareSlope(behind, seen.mean[place], seen.deviation[place]);
+  }
+  return counted;
+}
+
+/** Of a normal variable's slope, at places that are as likely as each other. */
+function meanSquareSlope({ slope }: ActivationFunction, mean: number, deviation: number): number {
+  return quantiles.reduce((sum, x) => sum + slope(mean + deviation * x) ** 2, 0) / quantiles.length;
+}
+
+/** Of the standard normal distribution, at 1/16, 3/16, … 15/16. */
+const quantiles = [-1.534, -0.887, -0.489, -0.157, 0.157, 0.489, 0.887, 1.534];
 
 interface OutputNoise {
   /** For each place of the input: how much a unit of noise on it counts. */

@@ -3,6 +3,7 @@
  * are those of ONNX Runtime's QDQ fusion on CPUs (RUNTIMES-AND-ECOSYSTEM.md §2.4): a fused node reads dequantized
  * values and writes a value that is quantized at once.
  */
+import { clipBounds } from '../graph/clip-bounds.ts';
 import type { Graph } from '../graph/graph.ts';
 import type { Node } from '../graph/node.ts';
 import type { Value } from '../graph/value.ts';
@@ -220,18 +221,6 @@ function absorbable(node: Node): Node | undefined {
   if (!user.is('Clip') || user.inputs[0] !== node.output()) return undefined;
   const bounds = clipBounds(user);
   return bounds && bounds.min <= 0 && bounds.max >= 0 ? user : undefined;
-}
-
-/** The bounds of a Clip, where they are constants. */
-export function clipBounds(node: Node): { min: number; max: number } | undefined {
-  const bound = (index: number, attribute: string, fallback: number): number | undefined => {
-    const value = node.inputs[index];
-    if (!value) return node.float(attribute, fallback);
-    return value.isConstant && value.tensor?.size === 1 ? value.tensor.floats()[0] : undefined;
-  };
-  const min = bound(1, 'min', Number.NEGATIVE_INFINITY);
-  const max = bound(2, 'max', Number.POSITIVE_INFINITY);
-  return min === undefined || max === undefined ? undefined : { min, max };
 }
 
 /** Disjoint sets of values that must share scale and zero point. */

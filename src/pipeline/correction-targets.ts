@@ -1,5 +1,6 @@
 /** Where outputs of layers can be corrected: layers with quantized weights, and normalizations between them. */
 import { HalftoneError } from '../base/errors.ts';
+import { type ActivationFunction, functionBehind } from '../equalization/activation-functions.ts';
 import { isPlainFloat } from '../formats/scheme.ts';
 import type { Model } from '../graph/model.ts';
 import type { Node } from '../graph/node.ts';
@@ -29,6 +30,8 @@ export interface CorrectionTarget extends LayerTarget {
   readonly channels: number;
   /** The node that adds the bias, and the input it is read from; undefined where there is no place for one. */
   readonly bias: { readonly node: Node; readonly input: number } | undefined;
+  /** The function behind it, where activations are quantized and there is a bias. */
+  readonly behind?: ActivationFunction;
 }
 
 /** A normalization with a scale, and perhaps a bias, for each channel. */
@@ -52,10 +55,15 @@ export function correctionTargets(planning: Planning): CorrectionTarget[] {
     for (const use of weight.uses) {
       const target =
         use.input === 1 && planning.model.graph === use.node.graph ? targetOf(weight, use.node, planning) : undefined;
-      if (target) targets.push(target);
+      if (target) targets.push(withFunction(target, planning));
     }
   }
   return targets;
+}
+
+function withFunction(target: CorrectionTarget, { integer }: Planning): CorrectionTarget {
+  const behind = integer && target.bias && functionBehind(target.bias.node.output());
+  return behind ? { ...target, behind } : target;
 }
 
 /** The recurrent layers of the main graph whose weights the plan quantizes: their results have no bias behind them. */
@@ -129,7 +137,10 @@ function isPerChannel({ tensor }: Value, channels: number): boolean {
 
 /** What calibration must collect of the float model, over the first `samples` samples. */
 export function correctionNeeds(targets: readonly (CorrectionTarget | NormalizationTarget)[], samples: number): Need[] {
-  return targets.map(({ tensor, channelAxis }) => ({ tensor, statistic: 'moments', channelAxis, samples }));
+  return targets.flatMap((target) => {
+    const tensors = [target.tensor, ...('behind' in target && target.behind ? [target.behind.tensor] : [])];
+    return tensors.map((tensor) => ({ tensor, statistic: 'moments', channelAxis: target.channelAxis, samples }));
+  });
 }
 
 /** The normalizations of the main graph. */

@@ -7,9 +7,11 @@
  *
  * The deviation is the float model's where activations are float. Quantized activations add noise that is no fault of
  * the weights, and making up for it would shrink the signal layer after layer: there the deviation is the one that float
- * weights would give on the same inputs.
+ * weights would give on the same inputs. And there the mean that comes back in the end is the one behind the layer's
+ * activation function, into which that noise goes as well.
  */
 import { roundHalfToEven } from '../base/round.ts';
+import type { ActivationFunction } from '../equalization/activation-functions.ts';
 import type { QuantizedMatrix } from '../formats/quantized.ts';
 import type { Model } from '../graph/model.ts';
 import type { Node } from '../graph/node.ts';
@@ -17,7 +19,7 @@ import type { Value } from '../graph/value.ts';
 import { loadedMatrix } from '../kernel/index.ts';
 import type { Feeds, Runtime } from '../runtime/runtime.ts';
 import type { Samples } from '../samples/sample.ts';
-import { deviations, type MomentsState, statisticOf } from '../statistics/index.ts';
+import { type ChannelLayout, deviations, type MomentsState, statisticOf } from '../statistics/index.ts';
 import { floatToHalf, halfToFloat } from '../tensor/half.ts';
 import { channelLayout, type Statistics } from './calibrate.ts';
 import {
@@ -107,6 +109,7 @@ export async function correctLayers(
       const correction = correct(target, simulation.hasRowScales(target), wantedOf(target), measured.layers[index]);
       simulation.correct(target, correction);
     }
+    await settleBehind(simulation, group.layers, statistics, prefix, options);
     for (const [index, target] of group.normalizations.entries()) {
       simulation.normalize(target, ...renormalized(target, wantedOf(target), measured.normalizations[index]));
     }
@@ -157,6 +160,79 @@ function correct(
     shifted[channel] = own + (Number.isFinite(step) ? step : 0);
   }
   return { gain: scalable ? gain : undefined, bias: shifted };
+}
+
+/** Added to the mean slope of a function: where hardly anything comes through, its mean says little about the bias. */
+const leastSlope = 0.02;
+
+/** A step of more than this many deviations goes farther than the slope of a function can tell. */
+const largestStep = 0.5;
+
+/**
+ * Shifts the biases of layers so that the means behind their activation functions come back, from those that bring back the
+ * means before them: one step of Newton's method. Noise that goes into a Relu comes out as a shift, and what lies behind
+ * cannot take that back where it goes to several layers, or through another function.
+ */
+async function settleBehind(
+  simulation: Simulation,
+  layers: readonly CorrectionTarget[],
+  statistics: Statistics,
+  prefix: Prefix,
+  { signal }: CorrectionOptions,
+): Promise<void> {
+  const momentsOf = (tensor: string) => statistics.get(tensor)?.get('moments') as MomentsState | undefined;
+  const watched = layers.flatMap((target) => {
+    const { behind, channels } = target;
+    const wanted = behind && momentsOf(behind.tensor);
+    if (!behind || !wanted || simulation.hasFloatActivations) return [];
+    const sums = { made: new Float64Array(channels), slopes: new Float64Array(channels) };
+    return [{ target, behind, wanted, value: simulation.resultOf(target), ...sums, count: 0 }];
+  });
+  if (watched.length === 0) return;
+  const session = await prefix.open(watched.map(({ value }) => value));
+  try {
+    for await (const feeds of prefix.samples) {
+      signal?.throwIfAborted();
+      const results = await session.run(feeds);
+      for (const one of watched) {
+        const tensor = results[one.value.name];
+        one.count += sumBehind(one.behind, tensor.floats(), channelLayout(tensor, one.target.channelAxis), one);
+      }
+    }
+  } finally {
+    await session.close();
+  }
+  for (const { target, wanted, made, slopes, count } of watched) {
+    const own = presentBias(target);
+    const limits = deviations(momentsOf(target.tensor) as MomentsState);
+    const bias = Float32Array.from(made, (sum, channel) => {
+      const step = (wanted.mean[channel] - sum / count) / (slopes[channel] / count + leastSlope);
+      const limit = largestStep * limits[channel];
+      return own(channel) + (Number.isFinite(step) ? Math.min(Math.max(step, -limit), limit) : 0);
+    });
+    simulation.correct(target, { gain: undefined, bias });
+  }
+}
+
+/** Adds what a function makes of the values of each channel, and its slopes there. @returns how many a channel has */
+function sumBehind(
+  behind: ActivationFunction,
+  values: Float32Array,
+  { outer, channels, inner }: ChannelLayout,
+  { made, slopes }: { readonly made: Float64Array; readonly slopes: Float64Array },
+): number {
+  for (let row = 0, index = 0; row < outer; row++) {
+    for (let channel = 0; channel < channels; channel++) {
+      let [sum, slope] = [0, 0];
+      for (let i = 0; i < inner; i++, index++) {
+        sum += behind.of(values[index]);
+        slope += behind.slope(values[index]);
+      }
+      made[channel] += sum;
+      slopes[channel] += slope;
+    }
+  }
+  return outer * inner;
 }
 
 /** Scale and bias with which a normalization has the mean and the deviation that are wanted. */

@@ -34,8 +34,9 @@ const countScaled = (groups: readonly ScaledGroup[]) =>
   groups.filter(({ factors: [least, most] }) => least !== 1 || most !== 1).length;
 
 /** Ranges of channels are balanced between neighbouring layers, and with the activations between them. */
-export const equalizeLayers = equalizing(async (model, _, workshop) => {
-  const noise = noiseOf(workshop.recipe);
+export const equalizeLayers = equalizing(async (model, best, workshop) => {
+  const { activations } = planOf(best, workshop.recipe).plan;
+  const noise = { ...noiseOf(workshop.recipe), rounded: new Set(activations.map(({ tensor }) => tensor)) };
   const { scaled, absorbed } = await equalizeOnSamples(model, workshop.samples, workshop.runtime, {
     ...workshop,
     noise,
