@@ -52,8 +52,10 @@ const settings = {
   W4A8: { activations: 'uint8', weights: 'int4' },
   W4: { activations: 'none', weights: 'int4:g32:asym' },
   'W4, blocks of 16': { activations: 'none', weights: 'int4:g16:asym' },
+  'W4, blocks of 8': { activations: 'none', weights: 'int4:g8:asym' },
   W3: { activations: 'none', weights: 'int3:g32:asym' },
   'W3, blocks of 16': { activations: 'none', weights: 'int3:g16:asym' },
+  'W3, blocks of 8': { activations: 'none', weights: 'int3:g8:asym' },
   W2: { activations: 'none', weights: 'int2:g16:asym' },
   'W2, blocks of 8': { activations: 'none', weights: 'int2:g8:asym' },
 } satisfies Record<string, QuantizeOptions>;
@@ -70,7 +72,12 @@ interface BenchModel {
 
 const { quick } = values;
 const others: BenchModel['goals'] = { W8A8: { sqnr: 28 }, W4: { sqnr: 22 }, W3: { sqnr: 16 } };
-const finer: BenchModel['goals'] = { ...others, 'W4, blocks of 16': { sqnr: 22 } };
+const finer: BenchModel['goals'] = {
+  ...others,
+  'W4, blocks of 16': { sqnr: 22 },
+  'W4, blocks of 8': { sqnr: 22 },
+  'W3, blocks of 8': { sqnr: 16 },
+};
 const weightsOnly: BenchModel['goals'] = { W4: { sqnr: 22 }, W3: { sqnr: 16 } };
 
 const models: readonly BenchModel[] = [

@@ -1,4 +1,4 @@
-/** Operators whose constants make or read channels: layers, normalizations, clips; and products of two activations. */
+/** Operators whose constants make or read channels: layers, embeddings, normalizations, clips; and products of two activations. */
 import { clipBounds } from '../graph/clip-bounds.ts';
 import type { Node } from '../graph/node.ts';
 import type { Tensor } from '../tensor/tensor.ts';
@@ -36,8 +36,8 @@ export function layerAxes(node: Node): LayerAxes | undefined {
 }
 
 /** True for a weight that nothing else reads: factors would make a second copy of a shared one. */
-function isOwned(node: Node): boolean {
-  const value = node.inputs[1];
+function isOwned(node: Node, input = 1): boolean {
+  const value = node.inputs[input];
   return value?.useCount === 1 && !value.isGraphOutput;
 }
 
@@ -71,6 +71,16 @@ const layer: Rule = (node, tracer) => {
   return true;
 };
 
+/** A table of rows, each with all channels. */
+const embedding: Rule = (node, tracer) => {
+  const table = constant(node.inputs[0]);
+  if (table?.shape.length !== 2 || node.int('axis', 0) !== 0 || node.inputs[1]?.isConstant) return false;
+  if (!isOwned(node, 0)) return false;
+  const channels = tracer.make(node, -1, table.shape[1]);
+  tracer.slot({ node, input: 0, axis: 1, blocks: 1, channels, kind: 'weight', power: -1 });
+  return true;
+};
+
 /** A normalization: it ends with a factor and an offset for each channel. */
 function normalization(node: Node, tracer: Tracer, axis: number): boolean {
   const scale = constant(node.inputs[1]);
@@ -99,6 +109,7 @@ export const layers: Readonly<Record<string, Rule>> = {
   Conv: layer,
   ConvTranspose: layer,
   Gemm: layer,
+  Gather: embedding,
   MatMul: (node, tracer) => {
     if (node.inputs[1]?.tensor) return layer(node, tracer);
     return node.inputs[0]?.tensor ? false : product(node, tracer);

@@ -114,6 +114,11 @@ function termsOf(
     terms.push({ ranges: weightSteps(slot), power: 1, weights: energy });
   }
   for (const slot of producers.filter(({ kind }) => kind === 'weight')) {
+    if (slot.node.is('Gather')) {
+      // The channels of a row share its scale.
+      terms.push({ ranges: weightSteps(slot), power: -1, weights: loudness.slice() });
+      continue;
+    }
     const energy = perChannel ? undefined : inputEnergy(slot, factorsOf, statistics);
     if (!energy) continue;
     const counted = loudness.slice();

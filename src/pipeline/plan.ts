@@ -207,6 +207,9 @@ interface Wish {
  */
 const maxFineShare = 1 / 16;
 
+/** The smallest of these get 8 bits in any case: so small that it takes no room to speak of. */
+const maxWideShare = 1 / 64;
+
 /** Widths under 8 leave the layers that hurt most at 8 bits: a few per cent of the bytes, most of the damage. */
 function defaultRules(
   recipe: Recipe,
@@ -288,9 +291,10 @@ function smallLayerRules(
     if (bytes > maxFineShare * total) break;
     for (const weight of alike) {
       const size = weight.use.kind.endsWith('convolution') ? 8 : 16;
-      if (isTooSmall(weight, recipe) || (granularity.kind === 'block' && size >= granularity.size)) continue;
+      const isWide = granularity.kind !== 'block' || bytes <= maxWideShare * total;
+      if (isTooSmall(weight, recipe) || (!isWide && size >= granularity.size)) continue;
       const finer = formatScheme({ ...scheme, granularity: { kind: 'block', size } });
-      const weights = granularity.kind === 'block' ? finer : 'int8';
+      const weights = isWide ? 'int8' : finer;
       rules.push({ match: { tensor: weight.value.name }, use: { weights }, because: 'a small layer' });
     }
   }
