@@ -68,6 +68,15 @@ export function chooseIntegerNodes(graph: Graph, allows: (node: Node) => boolean
   for (const unit of units.values()) for (const output of resultsOf(unit)) made.set(output, unit);
 
   const isAvailable = (value: Value) => made.has(value) || (value.isGraphInput && value.type?.dtype === 'float32');
+  /** An input of the model, perhaps moved about. */
+  const isRaw = (value: Value): boolean => {
+    const unit = made.get(value);
+    if (!unit) return value.isGraphInput;
+    return movers.includes(unit.node.op) && unit.activations.every((index) => isRaw(unit.node.input(index)));
+  };
+  // Scaling and shifting the model's inputs is no work, and rounding before it would lose what it is for.
+  const scalesInput = ({ node, activations }: IntegerUnit) =>
+    node.is('Add', 'Mul') && activations.length === 1 && isRaw(node.input(activations[0]));
   const isWanted = (value: Value): boolean =>
     [...value.users].some((user) => {
       const unit = units.get(user);
@@ -78,7 +87,9 @@ export function chooseIntegerNodes(graph: Graph, allows: (node: Node) => boolean
     for (const unit of units.values()) {
       if (anchors.includes(unit.node.op)) continue;
       const keep =
-        unit.activations.every((index) => isAvailable(unit.node.input(index))) && resultsOf(unit).some(isWanted);
+        unit.activations.every((index) => isAvailable(unit.node.input(index))) &&
+        resultsOf(unit).some(isWanted) &&
+        !scalesInput(unit);
       if (keep) continue;
       units.delete(unit.node);
       for (const output of resultsOf(unit)) made.delete(output);

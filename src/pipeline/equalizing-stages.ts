@@ -1,10 +1,13 @@
 /** Stages that change the float model before it is quantized: it computes the same, and loses less by rounding. */
+import { griddedInputs, gridInterval, gridOf, readOnGrid } from '../equalization/input-grid.ts';
 import type { ScaledGroup } from '../equalization/scale.ts';
 import { productGroups, smooth } from '../equalization/smooth.ts';
 import { formatOf } from '../formats/index.ts';
 import { parseScheme } from '../formats/scheme.ts';
 import type { Model } from '../graph/model.ts';
+import type { Interval } from '../ranges/index.ts';
 import { type Candidate, planOf, tryCandidate } from './candidate.ts';
+import { distinctValues } from './distinct-values.ts';
 import { equalizationNeeds, equalizeOnSamples, measureChannels, weighOnSamples } from './equalization.ts';
 import type { Stage, Workshop } from './improve.ts';
 import { cloneModel } from './prepare.ts';
@@ -20,15 +23,51 @@ function noiseOf({ weights, activations }: Recipe) {
   };
 }
 
-/** A stage that edits a copy of the float model and starts again with it. `edit` says how many groups it scaled. */
-function equalizing(edit: (model: Model, best: Candidate, workshop: Workshop) => Promise<number>): Stage {
+interface Edited {
+  /** Groups or inputs that were changed. */
+  readonly changed: number;
+  /** Ranges of activations that are known by now, by name. */
+  readonly intervals?: ReadonlyMap<string, Interval>;
+}
+
+/** A stage that edits a copy of the float model and starts again with it. */
+function equalizing(
+  edit: (model: Model, best: Candidate, workshop: Workshop) => Promise<Edited>,
+  leastGain?: number,
+): Stage {
   return async (best, workshop) => {
     const float = cloneModel(best.float);
-    const changed = await edit(float, best, workshop);
+    const { changed, intervals = [] } = await edit(float, best, workshop);
     if (changed === 0) return { changed };
-    return { trial: tryCandidate(await workshop.begin(float), workshop.recipe), changed };
+    const begun = await workshop.begin(float);
+    const candidate = { ...begun, intervals: new Map([...best.intervals, ...intervals]) };
+    const trial = tryCandidate(candidate, workshop.recipe);
+    return { trial, changed, ...(leastGain === undefined ? {} : { leastGain }) };
   };
 }
+
+/** The operator set from which on Pad takes its padding as an input. */
+const padOpset = 11;
+
+/** Decibels that are worth three operators in float on the model's inputs. */
+const worthOfPixels = 0.1;
+
+/** Inputs that are pixels of 8 bits are rounded to the steps that they have. */
+export const readPixels = equalizing(async (model, _, { recipe, samples, signal }) => {
+  const isByte = recipe.activations === 'uint8' || recipe.activations === 'int8';
+  if (!isByte || recipe.symmetricActivations || model.opset < padOpset) return { changed: 0 };
+  const found = griddedInputs(model.graph);
+  const values = await distinctValues(found, samples, signal);
+  const intervals = new Map<string, Interval>();
+  let changed = 0;
+  for (const { input } of found) {
+    const grids = values.get(input.name)?.map((channel) => gridOf([...channel]));
+    if (!grids?.every((grid) => grid !== undefined)) continue;
+    for (const name of readOnGrid(input, grids)) intervals.set(name, gridInterval);
+    changed++;
+  }
+  return { changed, intervals };
+}, worthOfPixels);
 
 const countScaled = (groups: readonly ScaledGroup[]) =>
   groups.filter(({ factors: [least, most] }) => least !== 1 || most !== 1).length;
@@ -41,12 +80,12 @@ export const equalizeLayers = equalizing(async (model, best, workshop) => {
     ...workshop,
     noise,
   });
-  return countScaled(scaled) + absorbed.length;
+  return { changed: countScaled(scaled) + absorbed.length };
 });
 
 /** SmoothQuant, with the strength that suits each group. */
 export const smoothActivations = equalizing(async (model, _, workshop) => {
-  if (productGroups(model).length === 0) return 0;
+  if (productGroups(model).length === 0) return { changed: 0 };
   const statistics = await measureChannels(
     model,
     equalizationNeeds(model),
@@ -55,7 +94,7 @@ export const smoothActivations = equalizing(async (model, _, workshop) => {
     workshop,
   );
   const groups = smooth(model, { statistics, strength: 'search', noise: noiseOf(workshop.recipe) });
-  return countScaled(groups);
+  return { changed: countScaled(groups) };
 });
 
 /** AWQ. */
@@ -63,5 +102,5 @@ export const weighChannels = equalizing(async (model, best, workshop) => {
   const { weights } = planOf(best, workshop.recipe).plan;
   const schemes = new Map(weights.map(({ tensor, quantize }) => [tensor, quantize && parseScheme(quantize.scheme)]));
   const groups = await weighOnSamples(model, (name) => schemes.get(name), workshop.samples, workshop.runtime, workshop);
-  return countScaled(groups);
+  return { changed: countScaled(groups) };
 });

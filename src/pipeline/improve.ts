@@ -18,7 +18,7 @@ import {
   normalizationTargets,
   recurrentTargets,
 } from './correction-targets.ts';
-import { equalizeLayers, smoothActivations, weighChannels } from './equalizing-stages.ts';
+import { equalizeLayers, readPixels, smoothActivations, weighChannels } from './equalizing-stages.ts';
 import { createJudge, type Judge } from './judge.ts';
 import type { CorrectionId } from './presets.ts';
 import { hasStaticActivations, type Recipe } from './recipe.ts';
@@ -56,6 +56,8 @@ export interface Proposal {
   /** Layers, groups, blocks or tensors that it changed. */
   readonly changed: number;
   readonly left?: StageResult['left'];
+  /** Decibels that it must gain to be kept: what it costs when the model runs must pay. Default 0. */
+  readonly leastGain?: number;
 }
 
 export type Stage = (
@@ -86,10 +88,10 @@ export async function improve(
       results.push({ stage, kept: false, sqnr, gain: 0, changed: 0, left });
       continue;
     }
-    const { trial, changed, left = [] } = proposal;
+    const { trial, changed, left = [], leastGain = 0 } = proposal;
     const tried = changed > 0 ? trial : undefined;
     const after = tried ? (await judge(tried.simulation.model)).sqnr : sqnr;
-    const kept = tried !== undefined && after >= sqnr;
+    const kept = tried !== undefined && after >= sqnr + leastGain;
     const seconds = clock && began !== undefined ? (clock() - began) / 1000 : undefined;
     results.push({
       ...{ stage, kept, sqnr: after, gain: after - sqnr, changed, left },
@@ -109,6 +111,7 @@ function stagesOf(recipe: Recipe): [StageId, Stage][] {
   const stages: [StageId, Stage][] = [];
   const isStatic = hasStaticActivations(recipe);
   const scheme = recipe.weights === 'float' ? undefined : parseScheme(recipe.weights);
+  if (has('pixels') && isStatic) stages.push(['pixels', readPixels]);
   if (has('cross-layer') && (isStatic || scheme?.granularity.kind === 'tensor'))
     stages.push(['cross-layer', equalizeLayers]);
   if (has('smooth') && isStatic) stages.push(['smooth', smoothActivations]);

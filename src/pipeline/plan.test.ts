@@ -113,14 +113,14 @@ describe('first, last and depthwise layers', () => {
 
 describe('small layers', () => {
   /** Behind a convolution of 3,456 weights and before one of 51,200: one of 1,024, and one of 4,096, 1/15 of them all. */
-  function widening(): Model {
+  function widening(most = 800): Model {
     const b = new Builder();
     let x = b.conv(b.input('x', [1, 48, 6, 6]), 48, 16, [1, 1]);
     for (const [from, to] of [
       [16, 64],
       [64, 64],
-      [64, 800],
-      [800, 10],
+      [64, most],
+      [most, 10],
     ]) {
       x = b.conv(b.add('Relu', [x]), from, to, [1, 1]);
     }
@@ -131,7 +131,15 @@ describe('small layers', () => {
 
   test('get blocks of 8, until a sixteenth of the weights has them', () => {
     expect(blocks({ weights: 'int4:g32' })).toEqual(['channel', 'g8', 'g32', 'g32', 'channel']);
-    expect(planOf({ weights: 'int4:g32' }, widening()).notes.join()).toContain('1 of 3 layers get smaller blocks');
+    expect(planOf({ weights: 'int4:g32' }, widening()).notes.join()).toContain('Of 3 layers the smallest');
+    expect(planOf({ weights: 'int4:g32' }, widening()).notes.join()).toContain(': 1 smaller blocks;');
+  });
+
+  test('get 8 bits, until a sixty-fourth of the weights has them', () => {
+    const most = widening(2000);
+    const schemes = weightsOf({ weights: 'int4:g8' }, most).map(({ quantize }) => quantize?.scheme);
+    expect(schemes).toEqual(['int8:channel:sym', 'int8:channel:sym', 'int4:g8:sym', 'int4:g8:sym', 'int8:channel:sym']);
+    expect(planOf({ weights: 'int4:g8' }, most).notes.join()).toContain(': 1 get 8 bits;');
   });
 
   test('of 16 where they are matrices', () => {
@@ -149,11 +157,11 @@ describe('small layers', () => {
     ]);
   });
 
-  test('get 8 bits where there are no blocks', () => {
+  test('get 8 bits where there are no blocks, until an eighth has them', () => {
     const formats = (input: RecipeInput) =>
       weightsOf(input, widening()).map(({ quantize }) => quantize?.scheme.split(':')[0]);
-    expect(formats({ weights: 'int4:channel' })).toEqual(['int8', 'int8', 'int4', 'int4', 'int8']);
-    expect(planOf({ weights: 'int4:channel' }, widening()).notes.join()).toContain('1 of 3 layers get 8 bits');
+    expect(formats({ weights: 'int4:channel' })).toEqual(['int8', 'int8', 'int8', 'int4', 'int8']);
+    expect(planOf({ weights: 'int4:channel' }, widening()).notes.join()).toContain(': 2 get 8 bits;');
     expect(formats({ weights: 'int4:channel', uniform: true })).toEqual(Array(5).fill('int4'));
   });
 

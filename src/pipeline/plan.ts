@@ -202,13 +202,16 @@ interface Wish {
 }
 
 /**
- * The smallest layers get smaller blocks, or 8 bits where there are no blocks, until they hold this share of the weights: often
- * the first ones, whose errors all others pass on, and there it takes little room.
+ * The smallest layers get smaller blocks until they hold this share of the weights: often the first ones, whose errors all
+ * others pass on, and there it takes little room.
  */
 const maxFineShare = 1 / 16;
 
-/** The smallest of these get 8 bits in any case: so small that it takes no room to speak of. */
+/** The smallest of these get 8 bits: so small that it takes no room to speak of. */
 const maxWideShare = 1 / 64;
+
+/** Where a scheme has no blocks, the smallest get 8 bits up to this share: there is nothing in between. */
+const maxWideShareWithoutBlocks = 1 / 8;
 
 /** Widths under 8 leave the layers that hurt most at 8 bits: a few per cent of the bytes, most of the damage. */
 function defaultRules(
@@ -272,7 +275,7 @@ function defaultRules(
   ];
 }
 
-/** Blocks of 8 columns for the smallest layers, 16 where kernels of ONNX Runtime take no less; 8 bits where there are none. */
+/** 8 bits or blocks of 8 columns for the smallest layers, 16 where kernels of ONNX Runtime take no less. */
 function smallLayerRules(
   recipe: Recipe,
   scheme: Scheme,
@@ -283,26 +286,31 @@ function smallLayerRules(
   const { granularity, scaleType } = scheme;
   // Scales of 8-bit floats belong to formats whose block size is fixed.
   if (scaleType === 'float8e8m0' || scaleType === 'float8e4m3fn') return [];
+  const hasBlocks = granularity.kind === 'block';
   const rules: Rule[] = [];
   let bytes = 0;
   for (const size of [...new Set(layers.map(({ tensor }) => tensor.byteLength))].sort((a, b) => a - b)) {
     const alike = layers.filter(({ tensor }) => tensor.byteLength === size);
     bytes += alike.length * size;
-    if (bytes > maxFineShare * total) break;
+    if (bytes > (hasBlocks ? maxFineShare : maxWideShareWithoutBlocks) * total) break;
     for (const weight of alike) {
       const size = weight.use.kind.endsWith('convolution') ? 8 : 16;
-      const isWide = granularity.kind !== 'block' || bytes <= maxWideShare * total;
+      const isWide = !hasBlocks || bytes <= maxWideShare * total;
       if (isTooSmall(weight, recipe) || (!isWide && size >= granularity.size)) continue;
       const finer = formatScheme({ ...scheme, granularity: { kind: 'block', size } });
       const weights = isWide ? 'int8' : finer;
       rules.push({ match: { tensor: weight.value.name }, use: { weights }, because: 'a small layer' });
     }
   }
+  const wide = rules.filter(({ use }) => use.weights === 'int8').length;
+  const kinds = [
+    wide > 0 ? `${wide} get 8 bits` : '',
+    rules.length > wide ? `${rules.length - wide} smaller blocks` : '',
+  ];
   if (rules.length > 0) {
     notes.push(
-      `${rules.length} of ${layers.length} layers get ${granularity.kind === 'block' ? 'smaller blocks' : '8 bits'}: ` +
-        'they are so small that it takes next to no room; ' +
-        '--uniform turns that off.',
+      `Of ${layers.length} layers the smallest are so small that more bits take little room: ` +
+        `${kinds.filter(Boolean).join(', ')}; --uniform turns that off.`,
     );
   }
   return rules;
