@@ -9,6 +9,7 @@ import { equalizationNeeds, measureChannels, peaksOf } from '../pipeline/equaliz
 import { cloneModel } from '../pipeline/prepare.ts';
 import { openRuntime } from '../runtime/node.ts';
 import type { Feeds } from '../runtime/runtime.ts';
+import { Tensor } from '../tensor/tensor.ts';
 
 import { type CrossLayerOptions, equalizeCrossLayers } from './cross-layer.ts';
 import { findGroups } from './groups.ts';
@@ -223,5 +224,32 @@ describe('the model of noise', () => {
     const [before, after] = [statistics, seen].map((one) => share(one.get(result)!));
     if (isRounded) expect(after).toBeLessThan(0.5 * before);
     else expect(after).toBeGreaterThan(1.3 * before);
+  });
+
+  test('counts the rows of embeddings, whose channels are scaled for the layer that reads them', async () => {
+    const b = new Builder();
+    const sizes = [1, 12];
+    const parts = sizes.map((size, index) =>
+      b.add('Gather', [b.weight([20, 8], size), b.input(`id${index}`, [6], 'int64')]),
+    );
+    const joined = b.add('Concat', parts, { axis: 1 });
+    const hidden = b.add('Relu', [b.add('Gemm', [joined, b.weight([16, 8]), b.weight([8])])]);
+    const { model } = b.output(b.add('Gemm', [hidden, b.weight([8, 4]), b.weight([4])]));
+    const ids = Array.from({ length: 6 }, (_, index) => {
+      const random = createRandom(index);
+      const some = () =>
+        Tensor.int64(
+          [6],
+          Array.from({ length: 6 }, () => Math.floor(20 * random())),
+        );
+      return { id0: some(), id1: some() };
+    });
+    const statistics = await measureChannels(model, equalizationNeeds(model), samplesOf(ids), runtime);
+    const copy = cloneModel(model);
+    equalizeCrossLayers(copy, { noise: { ...settings, perChannel: true, statistics } });
+    for (const feed of ids) expect(difference(await run(model, feed), await run(copy, feed))).toBeLessThan(1e-5);
+    const largest = (value: Value) => value.tensor!.floats().reduce((most, x) => Math.max(most, Math.abs(x)), 0);
+    const [small, large] = copy.graph.nodes.filter(({ op }) => op === 'Gather').map((node) => largest(node.input(0)));
+    expect(large / small).toBeLessThan(4);
   });
 });

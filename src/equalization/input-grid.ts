@@ -67,7 +67,7 @@ function channelsOf(node: Node): number {
 
 /** With constants of its own, and padding that is known. */
 function isConvolution(node: Node): boolean {
-  if (!node.is('Conv') || !constant(node.inputs[1]) || node.inputs.indexOf(node.inputs[1]) !== 1) return false;
+  if (!node.is('Conv') || !constant(node.inputs[1])) return false;
   if (node.inputs[2] && !constant(node.inputs[2])) return false;
   return ['NOTSET', 'VALID'].includes(node.string('auto_pad', 'NOTSET'));
 }

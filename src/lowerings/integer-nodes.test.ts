@@ -105,6 +105,24 @@ describe('Relu', () => {
   });
 });
 
+describe('scaling of inputs', () => {
+  test('stays float, also where they are moved about before', async () => {
+    const { ran, report } = await check((b, x) => {
+      const moved = b.add('Transpose', [x], { perm: [0, 1, 3, 2] });
+      const scaled = b.add('Add', [b.add('Mul', [moved, b.floats([4, 1, 1], [1, 2, 3, 4])]), b.floats([], [0.5])]);
+      return b.conv(relu(b, b.conv(scaled, 4, 4)), 4, 4);
+    });
+    expect(report.plan.activations[0].tensor).toBe('add');
+    expect(count(ran, 'Mul') + count(ran, 'Add')).toBe(2);
+    expect(count(ran, 'QLinearConv')).toBe(2);
+  });
+
+  test('runs in integers between layers', async () => {
+    const { ran } = await check((b, x) => b.conv(b.add('Mul', [relu(b, b.conv(x, 4, 4)), b.floats([], [2])]), 4, 4));
+    expect(count(ran, 'QLinearMul')).toBe(1);
+  });
+});
+
 describe('shared parameters', () => {
   test('Concat of Relus shares them, Concat of a Relu and none does not', async () => {
     const group = (result: StaticResult, tensor: string) => parameters(result, tensor).group;

@@ -81,6 +81,41 @@ describe('stages', () => {
     expect(outputs[0].sqnr).toBeGreaterThan(before.outputs[0].sqnr + 5);
   });
 
+  /** Pictures of three channels, whose bytes are scaled and shifted channel by channel, and smooth as pictures are. */
+  const pictures = (count: number, isOnGrid: boolean) =>
+    samplesOf(
+      Array.from({ length: count }, (_, index) => {
+        const random = createRandom(index + 1);
+        const [phases, sizes] = [
+          [random(), random(), random()],
+          [random(), random(), random()],
+        ];
+        const values = Array.from({ length: 3 * 32 * 32 }, (_, at) => {
+          const [channel, row, column] = [Math.floor(at / 1024), Math.floor(at / 32) % 32, at % 32];
+          const wave = Math.sin(row / 7 + 6 * phases[channel]) * Math.cos(column / 9 + 6 * sizes[channel]);
+          const pixel = Math.min(Math.max(127.5 + 140 * wave + 8 * random(), 0), 255);
+          return ((isOnGrid ? Math.floor(pixel) : pixel) / 255 - [0.485, 0.456, 0.406][channel]) / 0.226;
+        });
+        return { x: Tensor.float32([1, 3, 32, 32], values) };
+      }),
+    );
+
+  it('pixels takes pictures of bytes without rounding, and no others', async () => {
+    const b = new Builder();
+    const hidden = b.add('Relu', [b.conv(b.input('x', [1, 3, 32, 32]), 3, 16)]);
+    const { model } = b.output(b.add('GlobalAveragePool', [b.conv(hidden, 16, 8)]));
+    const options = (isOnGrid: boolean): QuantizeOptions => ({
+      ...{ activations: 'uint8', calibration: pictures(48, isOnGrid), corrections: ['pixels', 'bias'] },
+    });
+    const { model: result, report } = await quantizeModel(model, options(true), runtime);
+    expect(stageOf(report, 'pixels')).toMatchObject({ kept: true, changed: 1 });
+    expect(report.plan.activations[0]).toMatchObject({ tensor: 'x/Add', scale: 1, zeroPoint: 128 });
+    expect(result.graph.nodes.slice(0, 4).map(({ op }) => op)).toEqual(['Pad', 'Mul', 'Add', 'QuantizeLinear']);
+    const others = await quantizeModel(model, options(false), runtime);
+    expect(stageOf(others.report, 'pixels')).toMatchObject({ kept: false, changed: 0 });
+    expect(others.report.plan.activations[0]).toMatchObject({ tensor: 'x' });
+  });
+
   it('ranges bring outputs closer where the method chose badly', async () => {
     const options: QuantizeOptions = {
       ...{ activations: 'uint8', range: 'percentile', percentile: 80, calibration: samples([4, 64], 64) },

@@ -137,9 +137,15 @@ describe('small layers', () => {
 
   test('get 8 bits, until a sixty-fourth of the weights has them', () => {
     const most = widening(2000);
-    const schemes = weightsOf({ weights: 'int4:g8' }, most).map(({ quantize }) => quantize?.scheme);
-    expect(schemes).toEqual(['int8:channel:sym', 'int8:channel:sym', 'int4:g8:sym', 'int4:g8:sym', 'int8:channel:sym']);
-    expect(planOf({ weights: 'int4:g8' }, most).notes.join()).toContain(': 1 get 8 bits;');
+    const schemes = weightsOf({ weights: 'int4:g8:asym' }, most).map(({ quantize }) => quantize?.scheme);
+    expect(schemes).toEqual([
+      'int8:channel:sym',
+      'int8:channel:sym',
+      'int4:g8:asym',
+      'int4:g8:asym',
+      'int8:channel:sym',
+    ]);
+    expect(planOf({ weights: 'int4:g8:asym' }, most).notes.join()).toContain(': 1 get 8 bits;');
   });
 
   test('of 16 where they are matrices', () => {
