@@ -188,8 +188,8 @@ function makeProgram(terminal: Terminal): Command {
     )
     .option(
       '--corrections <list>',
-      'none, or some of cross-layer, smooth, awq, bias, normalization, ranges, with commas between them (default: as the ' +
-        'preset says)',
+      'none, or some of pixels, cross-layer, smooth, awq, bias, normalization, ranges, with commas between them (default: ' +
+        'as the preset says)',
     )
     .addOption(choice('--weight-range <id>', 'how weight grids are chosen (default: search)', weightRangeIds))
     .option('--percentile <p>', 'percent of the values inside, for the range percentile (default: 99.999)', decimal)

@@ -229,13 +229,15 @@ const renormalize: Stage = async (best, workshop, onProgress) => {
   return { trial, changed: normalizations.length };
 };
 
-/** Runs of the samples that ranges are refined on: every range takes two rounds of them. */
+/** Runs of the samples that ranges are refined on, and of those that every range takes two rounds of. */
 const refiningRuns = 32;
+const screeningRuns = 8;
 
 const refine: Stage = async (best, workshop, onProgress) => {
   const { recipe, samples, runtime } = workshop;
-  const judge = createJudge(workshop.float, samples, runtime, { ...workshop, most: refiningRuns });
-  const intervals = await refineRanges(best, { ...workshop, judge, onProgress });
+  const judgeOf = (most: number) => createJudge(workshop.float, samples, runtime, { ...workshop, most });
+  const [judge, screen] = [judgeOf(refiningRuns), judgeOf(screeningRuns)];
+  const intervals = await refineRanges(best, { ...workshop, judge, screen, onProgress });
   if (intervals.size === 0) return { changed: 0 };
   const trial = tryCandidate({ ...best, intervals: new Map([...best.intervals, ...intervals]) }, recipe);
   return { trial, changed: intervals.size };

@@ -14,6 +14,8 @@ export interface RefineOptions {
   readonly recipe: Recipe;
   /** Of samples that may be fitted to. */
   readonly judge: Judge;
+  /** Of a few of them: which ranges are worth a closer look. */
+  readonly screen: Judge;
   readonly signal?: AbortSignal;
   readonly onProgress?: (done: number, total: number) => void;
 }
@@ -28,29 +30,31 @@ const leastGain = 1e-3;
 
 /** @returns the intervals that replace those of the candidate's plan, by group; empty where none is better */
 export async function refineRanges(candidate: Candidate, options: RefineOptions): Promise<Map<string, Interval>> {
-  const { recipe, judge, signal, onProgress } = options;
+  const { recipe, judge, screen, signal, onProgress } = options;
   const intervals = new Map<string, Interval>();
   for (const { group, interval } of planOf(candidate, recipe).plan.activations)
     if (interval) intervals.set(group, interval);
   const modelWith = (changed: ReadonlyMap<string, Interval>): Model =>
     tryCandidate({ ...candidate, intervals: new Map([...candidate.intervals, ...changed]) }, recipe).simulation.model;
-  const verdictOf = async (changed: ReadonlyMap<string, Interval>) => {
+  const verdictOf = async (changed: ReadonlyMap<string, Interval>, by = judge) => {
     signal?.throwIfAborted();
-    return judge(modelWith(changed));
+    return by(modelWith(changed));
   };
 
   const found = new Map<string, Interval>();
-  let best = await verdictOf(found);
+  const start = await verdictOf(found, screen);
   const total = intervals.size * factors.length;
   let done = 0;
   const gains: { readonly group: string; readonly factor: number; readonly divergence: number }[] = [];
   for (const [group, interval] of intervals) {
     for (const factor of factors) {
-      const verdict = await verdictOf(new Map([[group, scaled(interval, factor)]]));
-      if (isBetter(verdict, best)) gains.push({ group, factor, divergence: verdict.divergence });
+      const verdict = await verdictOf(new Map([[group, scaled(interval, factor)]]), screen);
+      if (isBetter(verdict, start)) gains.push({ group, factor, divergence: verdict.divergence });
       onProgress?.(++done, total);
     }
   }
+  if (gains.length === 0) return found;
+  let best = await verdictOf(found);
   /** Goes on with a range as long as it gains; true if it did. */
   const follow = async (group: string, factor: number): Promise<boolean> => {
     const interval = found.get(group) ?? (intervals.get(group) as Interval);
