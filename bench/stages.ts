@@ -213,7 +213,7 @@ function lossOf(measured: Measured): string {
 
 /** As they follow each other in a preset; no recipe has all. */
 const stageOrder: readonly NonNullable<Report['stages']>[number]['stage'][] = [
-  ...(['nearest', 'pixels', 'cross-layer', 'smooth', 'awq', 'bias', 'gptq', 'coupled', 'recurrent'] as const),
+  ...(['nearest', 'bias', 'pixels', 'cross-layer', 'smooth', 'awq', 'gptq', 'coupled', 'recurrent'] as const),
   ...(['reconstruction', 'normalization', 'ranges'] as const),
 ];
 

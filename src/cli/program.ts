@@ -188,7 +188,7 @@ function makeProgram(terminal: Terminal): Command {
     )
     .option(
       '--corrections <list>',
-      'none, or some of pixels, cross-layer, smooth, awq, bias, normalization, ranges, with commas between them (default: ' +
+      'none, or some of bias, pixels, cross-layer, smooth, awq, normalization, ranges, with commas between them (default: ' +
         'as the preset says)',
     )
     .addOption(choice('--weight-range <id>', 'how weight grids are chosen (default: search)', weightRangeIds))

@@ -42,6 +42,11 @@ export function planOf({ float, statistics, intervals }: Candidate, recipe: Reci
   return makePlan(cloneModel(float), recipe, statistics, intervals);
 }
 
+/** `moments` of all targets, over the samples that corrections are fitted to: every candidate that is corrected has them. */
+export function momentsOf({ statistics }: Candidate): Statistics {
+  return statistics ?? new Map();
+}
+
 /** Puts biases and normalizations into the model of a plan. */
 export function applyCorrections({ biases, normalizations }: Candidate, planning: Planning): void {
   for (const target of correctionTargets(planning)) {

@@ -6,6 +6,7 @@ import { formatOf } from '../formats/index.ts';
 import { parseScheme } from '../formats/scheme.ts';
 import type { Model } from '../graph/model.ts';
 import type { Interval } from '../ranges/index.ts';
+import { tryCorrected } from './bias-stage.ts';
 import { type Candidate, planOf, tryCandidate } from './candidate.ts';
 import { distinctValues } from './distinct-values.ts';
 import { equalizationNeeds, equalizeOnSamples, measureChannels, weighOnSamples } from './equalization.ts';
@@ -30,18 +31,24 @@ interface Edited {
   readonly intervals?: ReadonlyMap<string, Interval>;
 }
 
-/** A stage that edits a copy of the float model and starts again with it. */
+/**
+ * A stage that edits a copy of the float model and starts again with it; with biases corrected, where that is asked for:
+ * before, outputs are as much off by means, which say nothing of what is left in the end.
+ */
 function equalizing(
   edit: (model: Model, best: Candidate, workshop: Workshop) => Promise<Edited>,
   leastGain?: number,
 ): Stage {
-  return async (best, workshop) => {
+  return async (best, workshop, onProgress) => {
     const float = cloneModel(best.float);
     const { changed, intervals = [] } = await edit(float, best, workshop);
     if (changed === 0) return { changed };
     const begun = await workshop.begin(float);
     const candidate = { ...begun, intervals: new Map([...best.intervals, ...intervals]) };
-    const trial = tryCandidate(candidate, workshop.recipe);
+    const { recipe } = workshop;
+    const trial = recipe.corrections.includes('bias')
+      ? (await tryCorrected(candidate, workshop, onProgress)).trial
+      : tryCandidate(candidate, recipe);
     return { trial, changed, ...(leastGain === undefined ? {} : { leastGain }) };
   };
 }

@@ -7,8 +7,8 @@ import { parseScheme } from '../formats/scheme.ts';
 import type { Model } from '../graph/model.ts';
 import type { Runtime } from '../runtime/runtime.ts';
 import type { Samples } from '../samples/sample.ts';
-import type { Statistics } from './calibrate.ts';
-import { type Candidate, planOf, type Trial, tryCandidate } from './candidate.ts';
+import { correctBiases } from './bias-stage.ts';
+import { type Candidate, momentsOf, planOf, type Trial, tryCandidate } from './candidate.ts';
 import { createCompensator } from './compensation.ts';
 import { correctLayers } from './correction.ts';
 import {
@@ -111,12 +111,12 @@ function stagesOf(recipe: Recipe): [StageId, Stage][] {
   const stages: [StageId, Stage][] = [];
   const isStatic = hasStaticActivations(recipe);
   const scheme = recipe.weights === 'float' ? undefined : parseScheme(recipe.weights);
+  if (has('bias')) stages.push(['bias', correctBiases]);
   if (has('pixels') && isStatic) stages.push(['pixels', readPixels]);
   if (has('cross-layer') && (isStatic || scheme?.granularity.kind === 'tensor'))
     stages.push(['cross-layer', equalizeLayers]);
   if (has('smooth') && isStatic) stages.push(['smooth', smoothActivations]);
   if (has('awq') && scheme && formatOf(scheme.format).bits < 8) stages.push(['awq', weighChannels]);
-  if (has('bias')) stages.push(['bias', correctBiases]);
   if (solver !== 'nearest') {
     stages.push(['gptq', compensateLayers('others')], ['coupled', compensateLayers('coupled')]);
     stages.push(['recurrent', compensateLayers('recurrent')]);
@@ -126,22 +126,6 @@ function stagesOf(recipe: Recipe): [StageId, Stage][] {
   if (has('ranges') && isStatic) stages.push(['ranges', refine]);
   return stages;
 }
-
-/** `moments` of all targets, over the samples of the workshop: every candidate that is corrected has them. */
-function momentsOf({ statistics }: Candidate): Statistics {
-  return statistics ?? new Map();
-}
-
-const correctBiases: Stage = async (best, workshop, onProgress) => {
-  const { recipe, samples, runtime } = workshop;
-  const trial = tryCandidate(best, recipe);
-  const { simulation, targets } = trial;
-  const { layers, left } = await correctLayers(simulation, targets, momentsOf(best), samples, runtime, {
-    ...workshop,
-    onProgress,
-  });
-  return { trial, changed: layers + left.length, left: withoutBias(left) };
-};
 
 function isRecurrentLayer({ weight }: LayerTarget): boolean {
   return weight.use.kind === 'recurrent';
@@ -242,7 +226,3 @@ const refine: Stage = async (best, workshop, onProgress) => {
   const trial = tryCandidate({ ...best, intervals: new Map([...best.intervals, ...intervals]) }, recipe);
   return { trial, changed: intervals.size };
 };
-
-function withoutBias(tensors: readonly string[]): StageResult['left'] {
-  return tensors.map((tensor) => ({ tensor, because: 'no place for a bias' }));
-}

@@ -12,14 +12,14 @@ export const solverSettings = ['nearest', 'gptq', 'reconstruction'] as const;
 export type SolverSetting = (typeof solverSettings)[number];
 
 /** What is done beside choosing codes, in the order in which it happens. */
-export const correctionIds = ['pixels', 'cross-layer', 'smooth', 'awq', 'bias', 'normalization', 'ranges'] as const;
+export const correctionIds = ['bias', 'pixels', 'cross-layer', 'smooth', 'awq', 'normalization', 'ranges'] as const;
 
 /**
+ * - `bias`: every channel of a layer's result gets its deviation and its mean back;
  * - `pixels`: inputs that are pixels of 8 bits are rounded to the steps that they have, which loses nothing;
  * - `cross-layer`: channels are scaled so that those of one weight have like ranges, in exchange with the next weight;
  * - `smooth`: ranges of activations are moved into weights where these are quantized as well;
  * - `awq`: input channels that count for much are scaled up before rounding;
- * - `bias`: every channel of a layer's result gets its deviation and its mean back;
  * - `normalization`: scales and biases of normalizations are estimated again;
  * - `ranges`: ranges of activations that hurt most are refined by the divergence of the outputs.
  */
@@ -43,7 +43,7 @@ export const presets = {
   balanced: {
     summary: 'equalized channels and codes that make up for each other: minutes',
     solver: 'gptq',
-    corrections: ['pixels', 'cross-layer', 'smooth', 'awq', 'bias', 'normalization'],
+    corrections: ['bias', 'pixels', 'cross-layer', 'smooth', 'awq', 'normalization'],
     samples: 256,
   },
   best: {

@@ -109,7 +109,7 @@ describe('refusals', () => {
     [{ uniform: 'false' }, 'uniform: expected true or false, got "false"'],
     [
       { corrections: ['bias', 'luck'] },
-      'corrections: expected an array of pixels, cross-layer, smooth, awq, bias, normalization',
+      'corrections: expected an array of bias, pixels, cross-layer, smooth, awq, normalization',
     ],
     [{ preset: 'slow' }, 'preset: expected one of fast, balanced, best, got "slow"'],
     [{ percentile: '99' }, 'percentile: expected more than 50 and at most 100, as a number, got "99"'],
