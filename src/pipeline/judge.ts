@@ -13,8 +13,9 @@ const keptBytes = 64 * 2 ** 20;
 
 export interface Verdict {
   /**
-   * Signal to noise in dB, by the noise relative to the signal in the mean over all outputs: each counts the same, whatever
-   * its size. NaN where the float model gave nothing finite.
+   * Signal to noise in dB: −20·log10 of the error relative to the signal, in the mean over all runs. Of several outputs each
+   * counts the same, whatever its size. A single run with noise of another order, as there is one among some dozen of most
+   * networks, would decide alone where noise were summed up. NaN where the float model gave nothing finite.
    */
   readonly sqnr: number;
   /**
@@ -42,7 +43,7 @@ export function createJudge(
     const known = kept;
     const reference = known ? undefined : await runtime.open(runnableBytes(float), settings);
     const session = await runtime.open(runnableBytes(model), settings);
-    const meters = new Map<string, ErrorMeter>();
+    const noises: number[] = [];
     const divergence = createDivergenceMeter();
     let seen: Feeds[] | undefined = [];
     let bytes = 0;
@@ -51,14 +52,16 @@ export function createJudge(
       for await (const feeds of samples) {
         const x = known?.[index++] ?? ((await reference?.run(feeds)) as Feeds);
         const y = await session.run(feeds);
+        const meters: ErrorMeter[] = [];
         for (const name of Object.keys(x)) {
           if (x[name].isFloat && y[name]) {
-            const meter = meters.get(name) ?? createErrorMeter();
-            meters.set(name, meter);
+            const meter = createErrorMeter();
             meter.add(x[name].floats(), y[name].floats());
+            meters.push(meter);
           }
           bytes += x[name].byteLength;
         }
+        noises.push(relativeNoise(meters));
         const classes = classesOf(x[main], tokens);
         if (classes !== undefined && y[main]) divergence.add(x[main].floats(), y[main].floats(), classes);
         if (bytes > keptBytes) seen = undefined;
@@ -69,17 +72,22 @@ export function createJudge(
       await session.close();
     }
     kept ??= seen;
-    const sqnr = meanSqnr([...meters.values()]);
+    const sqnr = sqnrOf(noises);
     const nats = divergence.mean();
     return { sqnr, divergence: Number.isNaN(nats) ? 10 ** (-sqnr / 10) : nats };
   };
 }
 
-function meanSqnr(meters: readonly ErrorMeter[]): number {
+/** Σ difference² / Σ reference², in the mean over all outputs; NaN where nothing is known, infinite where one is broken. */
+function relativeNoise(meters: readonly ErrorMeter[]): number {
   const summaries = meters.map((meter) => meter.summary()).filter(({ sqnr }) => !Number.isNaN(sqnr));
-  if (summaries.length === 0) return Number.NaN;
-  if (summaries.some(({ nonFinite }) => nonFinite > 0)) return Number.NEGATIVE_INFINITY;
+  if (summaries.some(({ nonFinite }) => nonFinite > 0)) return Number.POSITIVE_INFINITY;
   // What is zero in the float model has no size to compare its noise with.
   const known = summaries.filter(({ sqnr }) => sqnr !== Number.NEGATIVE_INFINITY);
-  return -10 * Math.log10(known.reduce((sum, { sqnr }) => sum + 10 ** (-sqnr / 10), 0) / known.length);
+  return known.reduce((sum, { sqnr }) => sum + 10 ** (-sqnr / 10), 0) / known.length;
+}
+
+function sqnrOf(noises: readonly number[]): number {
+  const known = noises.filter((noise) => !Number.isNaN(noise));
+  return -20 * Math.log10(known.reduce((sum, noise) => sum + Math.sqrt(noise), 0) / known.length);
 }
