@@ -54,7 +54,12 @@ export function gridOf(values: readonly number[]): Grid | undefined {
 export function griddedInputs(graph: Graph): { readonly input: Value; readonly channels: number }[] {
   return graph.inputs.flatMap((input) => {
     const users = [...input.users];
-    if (input.type?.dtype !== 'float32' || input.isGraphOutput || users.length === 0 || !users.every(isConvolution))
+    if (
+      input.type?.dtype !== 'float32' ||
+      input.isGraphOutput ||
+      users.length === 0 ||
+      !users.every((node) => node.graph === graph && isConvolution(node))
+    )
       return [];
     const counts = new Set(users.map((node) => channelsOf(node)));
     return counts.size === 1 ? [{ input, channels: [...counts][0] }] : [];
@@ -98,6 +103,7 @@ export function readOnGrid(input: Value, grids: readonly Grid[]): string[] {
       pads.map(() => 0),
     );
   }
+  input.graph.sort();
   return [...perPads.values()].map(({ name }) => name);
 }
 

@@ -81,7 +81,7 @@ export function scaleGroup(
 /** Replaces a constant input; beside the old one where others read that, too. */
 export function setConstant(node: Node, input: number, tensor: Tensor): void {
   const previous = node.input(input);
-  if (previous.soleUser === node) previous.tensor = tensor;
+  if (previous.soleUser === node && !previous.isGraphOutput) previous.tensor = tensor;
   else node.setInput(input, node.graph.addInitializer(previous.name, tensor));
 }
 
