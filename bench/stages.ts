@@ -118,6 +118,7 @@ const models: readonly BenchModel[] = [
       'W4, blocks of 16': { drop: 0.8, sqnr: 14 },
       W3: { drop: 4 },
       'W3, blocks of 16': { drop: 4 },
+      'W3, blocks of 8': { drop: 4 },
       W2: { drop: 18 },
       'W2, blocks of 8': { drop: 18 },
     },
