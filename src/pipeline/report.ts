@@ -30,7 +30,10 @@ export interface StageResult {
   readonly stage: SolverSetting | CorrectionId | 'coupled' | 'recurrent';
   /** False when held-out samples were better without it, or when there was nothing to do. */
   readonly kept: boolean;
-  /** Signal to noise of the outputs with it, in dB, and how much better that is than what was kept before. */
+  /**
+   * Signal to noise of the outputs with it, in dB, by their relative error in the mean over samples; and how much better that
+   * is than what was kept before.
+   */
   readonly sqnr: number;
   readonly gain: number;
   /** Layers, groups, blocks or tensors that it changed. */
