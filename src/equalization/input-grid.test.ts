@@ -31,7 +31,7 @@ describe('gridOf', () => {
       fc.property(
         fc.uniqueArray(fc.integer({ min: 0, max: 255 }), { minLength: 130 }),
         fc.double({ min: 1e-3, max: 1e3, noNaN: true }),
-        fc.double({ min: -300, max: 300, noNaN: true }),
+        fc.double({ min: 1, max: 254, noNaN: true }),
         (some, step, zero) => {
           const grid = gridOf(some.map((pixel) => Math.fround((pixel - zero) * step)));
           // More than half of all pixels hold two neighbours, which tell the step.
@@ -60,6 +60,7 @@ describe('gridOf', () => {
     ['few numbers', pixels.slice(0, 20)],
     ['a coarse grid', pixels.slice(0, 100)],
     ['steps of two sizes', pixels.map((pixel) => (pixel < 128 ? pixel : pixel * 1.1))],
+    ['pixels that are all far above zero', pixels.map((pixel) => pixel + 300)],
     ['one number', [3]],
     ['none', []],
     ['something infinite', [...pixels, Number.POSITIVE_INFINITY]],
@@ -129,11 +130,18 @@ describe('readOnGrid', () => {
       (b) => b.output(b.add('Conv', [b.input('x', [1, 3, 8, 8]), b.add('Relu', [b.weight([4, 3, 3, 3])])])),
     ],
     [
+      'whose layers share a weight',
+      (b) => {
+        const [x, weight] = [b.input('x', [1, 3, 8, 8]), b.weight([4, 3, 3, 3])];
+        b.output(b.add('Conv', [x, weight]), b.add('Conv', [x, weight]));
+      },
+    ],
+    [
       'with padding that depends on its size',
       (b) => b.output(b.add('Conv', [b.input('x', [1, 3, 8, 8]), b.weight([4, 3, 3, 3])], { auto_pad: 'SAME_UPPER' })),
     ],
     [
-      'that layers read as other channels',
+      'that something else reads beside a layer',
       (b) => {
         const x = b.input('x', [1, 3, 8, 8]);
         b.output(b.conv(x, 3, 4), b.add('Sigmoid', [x]));

@@ -2,7 +2,7 @@
  * Model inputs that are pixels of 8 bits, scaled and shifted channel by channel: every value is (p − o)·δ with a whole p from 0
  * to 255, and δ and o of the channel. One scale for the whole tensor falls between these steps, and what is rounded away
  * is alike over whole regions of a picture. Here the first layers take the pixels themselves, less 128, which 8 bits hold
- * without any error; their weights and biases undo it.
+ * without any error (zeros that are padded, to half a step); their weights and biases undo it.
  */
 import type { Graph } from '../graph/graph.ts';
 import type { Node } from '../graph/node.ts';
@@ -30,7 +30,10 @@ const leastSteps = 128;
 /** Values may lie beside their step by this share of one. */
 const tolerance = 0.01;
 
-/** The grid on which all of `values` lie, in any order and without repetition; undefined where there is none of 256 steps. */
+/**
+ * The grid on which all of `values` lie, in any order and without repetition; undefined where there is none of 256 steps that
+ * reach zero.
+ */
 export function gridOf(values: readonly number[]): Grid | undefined {
   const sorted = [...values].sort((a, b) => a - b);
   const [least, most] = [sorted[0], sorted[sorted.length - 1]];
@@ -45,9 +48,15 @@ export function gridOf(values: readonly number[]): Grid | undefined {
     return Math.abs(place - Math.round(place)) <= tolerance;
   };
   if (!sorted.every(isOn)) return undefined;
-  // Where samples leave out the darkest or the brightest values, as many are left on either side.
-  const first = gridInterval.min + Math.floor((255 - steps) / 2);
-  return { step, zero: first - least / step };
+  // Where samples leave out the darkest or the brightest values, as many are left on either side; but padding is zero, and
+  // must have a code as well.
+  const { min, max } = gridInterval;
+  const offset = least / step;
+  const lowest = Math.max(min, Math.ceil(min + offset));
+  const highest = Math.min(max - steps, Math.floor(max + offset));
+  if (lowest > highest) return undefined;
+  const first = Math.min(Math.max(min + Math.floor((255 - steps) / 2), lowest), highest);
+  return { step, zero: first - offset };
 }
 
 /** Inputs whose values only convolutions read, and how many channels they have. */
@@ -72,7 +81,7 @@ function channelsOf(node: Node): number {
 
 /** With constants of its own, and padding that is known. */
 function isConvolution(node: Node): boolean {
-  if (!node.is('Conv') || !constant(node.inputs[1])) return false;
+  if (!node.is('Conv') || !constant(node.inputs[1]) || node.input(1).useCount > 1) return false;
   if (node.inputs[2] && !constant(node.inputs[2])) return false;
   return ['NOTSET', 'VALID'].includes(node.string('auto_pad', 'NOTSET'));
 }

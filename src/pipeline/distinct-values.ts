@@ -1,6 +1,7 @@
 /** Which numbers occur in each channel of model inputs, as long as they are few. */
 import type { Value } from '../graph/value.ts';
 import type { Samples } from '../samples/sample.ts';
+import type { ChannelLayout } from '../statistics/index.ts';
 import { channelLayout } from './calibrate.ts';
 
 /** More different numbers than this are no pixels of 8 bits. */
@@ -28,24 +29,25 @@ export async function distinctValues(
         found.delete(name);
         continue;
       }
-      const values = tensor.floats();
-      const { outer, channels, inner } = layout;
-      for (let row = 0, index = 0; row < outer; row++) {
-        for (let channel = 0; channel < channels; channel++) {
-          const set = sets[channel];
-          let last = Number.NaN;
-          for (const end = index + inner; index < end; index++) {
-            if (values[index] === last) continue;
-            last = values[index];
-            set.add(last);
-            if (set.size > most) break;
-          }
-          if (set.size > most) found.delete(name);
-        }
-        if (!found.has(name)) break;
-      }
+      if (!collect(tensor.floats(), layout, sets)) found.delete(name);
     }
     if (found.size === 0) break;
   }
   return found;
+}
+
+/** False as soon as a channel has too many. */
+function collect(values: Float32Array, { outer, inner }: ChannelLayout, sets: readonly Set<number>[]): boolean {
+  for (let row = 0, index = 0; row < outer; row++) {
+    for (const set of sets) {
+      let last = Number.NaN;
+      for (const end = index + inner; index < end; index++) {
+        if (values[index] === last) continue;
+        last = values[index];
+        set.add(last);
+        if (set.size > most) return false;
+      }
+    }
+  }
+  return true;
 }

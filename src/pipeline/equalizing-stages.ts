@@ -32,8 +32,8 @@ interface Edited {
 }
 
 /**
- * A stage that edits a copy of the float model and starts again with it; with biases corrected, where that is asked for:
- * before, outputs are as much off by means, which say nothing of what is left in the end.
+ * A stage that edits a copy of the float model and starts again with it; with biases corrected, where those of the best are:
+ * else outputs would be off by means, which say nothing of what is left in the end.
  */
 function equalizing(
   edit: (model: Model, best: Candidate, workshop: Workshop) => Promise<Edited>,
@@ -46,9 +46,10 @@ function equalizing(
     const begun = await workshop.begin(float);
     const candidate = { ...begun, intervals: new Map([...best.intervals, ...intervals]) };
     const { recipe } = workshop;
-    const trial = recipe.corrections.includes('bias')
-      ? (await tryCorrected(candidate, workshop, onProgress)).trial
-      : tryCandidate(candidate, recipe);
+    const trial =
+      best.biases.size > 0
+        ? (await tryCorrected(candidate, workshop, onProgress)).trial
+        : tryCandidate(candidate, recipe);
     return { trial, changed, ...(leastGain === undefined ? {} : { leastGain }) };
   };
 }

@@ -91,10 +91,11 @@ export async function improve(
     const { trial, changed, left = [], leastGain = 0 } = proposal;
     const tried = changed > 0 ? trial : undefined;
     const after = tried ? (await judge(tried.simulation.model)).sqnr : sqnr;
-    const kept = tried !== undefined && after >= sqnr + leastGain;
+    const kept = tried !== undefined && (leastGain > 0 ? after - sqnr >= leastGain : after >= sqnr);
     const seconds = clock && began !== undefined ? (clock() - began) / 1000 : undefined;
     results.push({
       ...{ stage, kept, sqnr: after, gain: after - sqnr, changed, left },
+      ...(leastGain > 0 ? { leastGain } : {}),
       ...(seconds === undefined ? {} : { seconds }),
     });
     if (!kept) continue;

@@ -35,6 +35,19 @@ test('one sample of many that is far off counts by its error, not by its square'
   expect(await sqnrOf(model(times(1)), model(clipped), runs)).toBeCloseTo(-20 * Math.log10((9 * 0.1 + 0.9) / 10), 4);
 });
 
+test('samples that are nearly silent do not decide, but count', async () => {
+  const noisy = (b: Builder, x: Value) => b.add('Add', [x, b.floats([], [0.5])]);
+  const float = (b: Builder, x: Value) => b.add('Add', [x, b.floats([], [0])]);
+  const noise = Math.sqrt(0.5);
+  for (const quiet of [0, 1e-6]) {
+    const expected = (noise / 5 + noise / Math.sqrt(0.01 * (25 / 2))) / 2;
+    expect(await sqnrOf(model(float), model(noisy), feeds([3, 4], [quiet, 0]))).toBeCloseTo(
+      -20 * Math.log10(expected),
+      4,
+    );
+  }
+});
+
 test('samples that the float model makes nothing of are left out', async () => {
   expect(await sqnrOf(model(times(1)), model(times(1.1)), feeds([3, 4], [Number.NaN, Number.NaN]))).toBeCloseTo(20, 4);
   expect(await sqnrOf(model(times(1)), model(times(1.1)), feeds([Number.NaN, Number.NaN]))).toBeNaN();

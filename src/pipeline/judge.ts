@@ -1,7 +1,6 @@
 /** Judges models by samples: how far their outputs are from the float model's. */
 import type { Model } from '../graph/model.ts';
 import { createDivergenceMeter } from '../metrics/divergence.ts';
-import { createErrorMeter, type ErrorMeter } from '../metrics/error.ts';
 import type { Feeds, Runtime } from '../runtime/runtime.ts';
 import type { Samples } from '../samples/sample.ts';
 import { remember, take } from '../samples/select.ts';
@@ -43,7 +42,7 @@ export function createJudge(
     const known = kept;
     const reference = known ? undefined : await runtime.open(runnableBytes(float), settings);
     const session = await runtime.open(runnableBytes(model), settings);
-    const noises: number[] = [];
+    const energies = new Map<string, Energies[]>();
     const divergence = createDivergenceMeter();
     let seen: Feeds[] | undefined = [];
     let bytes = 0;
@@ -52,16 +51,14 @@ export function createJudge(
       for await (const feeds of samples) {
         const x = known?.[index++] ?? ((await reference?.run(feeds)) as Feeds);
         const y = await session.run(feeds);
-        const meters: ErrorMeter[] = [];
         for (const name of Object.keys(x)) {
           if (x[name].isFloat && y[name]) {
-            const meter = createErrorMeter();
-            meter.add(x[name].floats(), y[name].floats());
-            meters.push(meter);
+            const known = energies.get(name) ?? [];
+            energies.set(name, known);
+            known.push(energiesOf(x[name].floats(), y[name].floats()));
           }
           bytes += x[name].byteLength;
         }
-        noises.push(relativeNoise(meters));
         const classes = classesOf(x[main], tokens);
         if (classes !== undefined && y[main]) divergence.add(x[main].floats(), y[main].floats(), classes);
         if (bytes > keptBytes) seen = undefined;
@@ -72,22 +69,49 @@ export function createJudge(
       await session.close();
     }
     kept ??= seen;
-    const sqnr = sqnrOf(noises);
+    const sqnr = sqnrOf([...energies.values()]);
     const nats = divergence.mean();
     return { sqnr, divergence: Number.isNaN(nats) ? 10 ** (-sqnr / 10) : nats };
   };
 }
 
-/** Σ difference² / Σ reference², in the mean over all outputs; NaN where nothing is known, infinite where one is broken. */
-function relativeNoise(meters: readonly ErrorMeter[]): number {
-  const summaries = meters.map((meter) => meter.summary()).filter(({ sqnr }) => !Number.isNaN(sqnr));
-  if (summaries.some(({ nonFinite }) => nonFinite > 0)) return Number.POSITIVE_INFINITY;
-  // What is zero in the float model has no size to compare its noise with.
-  const known = summaries.filter(({ sqnr }) => sqnr !== Number.NEGATIVE_INFINITY);
-  return known.reduce((sum, { sqnr }) => sum + 10 ** (-sqnr / 10), 0) / known.length;
+/** Of one output in one run; of nothing where the float model gave nothing finite. */
+interface Energies {
+  readonly signal: number;
+  /** Infinite where the reference is finite and the other is not. */
+  readonly noise: number;
+  readonly count: number;
 }
 
-function sqnrOf(noises: readonly number[]): number {
-  const known = noises.filter((noise) => !Number.isNaN(noise));
-  return -20 * Math.log10(known.reduce((sum, noise) => sum + Math.sqrt(noise), 0) / known.length);
+function energiesOf(reference: Float32Array, other: Float32Array): Energies {
+  let [signal, noise, count] = [0, 0, 0];
+  for (let i = 0; i < reference.length; i++) {
+    const a = reference[i];
+    if (!Number.isFinite(a)) continue;
+    const error = Number.isFinite(other[i]) ? a - other[i] : Number.POSITIVE_INFINITY;
+    signal += a * a;
+    noise += error * error;
+    count++;
+  }
+  return { signal, noise, count };
+}
+
+/** What is nearly silent counts as if it had this share of the energy that runs have in the mean. */
+const leastShare = 0.01;
+
+/** @param outputs for each the runs, as many for all */
+function sqnrOf(outputs: readonly (readonly Energies[])[]): number {
+  const noises = outputs.flatMap((runs) => {
+    const known = runs.filter(({ count }) => count > 0);
+    const least = (leastShare * known.reduce((sum, { signal }) => sum + signal, 0)) / known.length;
+    // What is zero in the float model has no size to compare its noise with.
+    if (!(least > 0) && !known.some(({ noise }) => noise === Number.POSITIVE_INFINITY)) return [];
+    return [runs.map(({ signal, noise, count }) => (count > 0 ? noise / Math.max(signal, least) : Number.NaN))];
+  });
+  const errors: number[] = [];
+  for (let run = 0; run < (noises[0]?.length ?? 0); run++) {
+    const known = noises.map((runs) => runs[run]).filter((noise) => !Number.isNaN(noise));
+    if (known.length > 0) errors.push(Math.sqrt(known.reduce((sum, noise) => sum + noise, 0) / known.length));
+  }
+  return -20 * Math.log10(errors.reduce((sum, error) => sum + error, 0) / errors.length);
 }

@@ -163,6 +163,15 @@ describe('small layers', () => {
     ]);
   });
 
+  test('get 8 bits in blocks where they are matrices, which kernels multiply', () => {
+    const b = new Builder();
+    const x = b.input('x', [1, 64]);
+    const sizes = [64, 32, 64, 1024, 64, 64];
+    const y = sizes.slice(1).reduce((y, to, index) => b.add('MatMul', [y, b.weight([sizes[index], to])]), x);
+    const [, second] = weightsOf({ weights: 'int4:g32' }, b.output(y).model);
+    expect(second.quantize).toMatchObject({ scheme: 'int8:g32:sym', lowering: 'matmul-nbits' });
+  });
+
   test('get 8 bits where there are no blocks, until an eighth has them', () => {
     const formats = (input: RecipeInput) =>
       weightsOf(input, widening()).map(({ quantize }) => quantize?.scheme.split(':')[0]);

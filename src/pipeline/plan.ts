@@ -298,11 +298,14 @@ function smallLayerRules(
       const isWide = !hasBlocks || bytes <= maxWideShare * total;
       if (isTooSmall(weight, recipe) || (!isWide && size >= granularity.size)) continue;
       const finer = formatScheme({ ...scheme, granularity: { kind: 'block', size } });
-      const weights = isWide ? 'int8' : finer;
+      // Kernels that multiply blocks take 8 bits as well, but none without blocks.
+      const inBlocks = hasBlocks && !weight.use.kind.endsWith('convolution');
+      const wide = inBlocks ? `int8:g${Math.max(16, granularity.size)}` : 'int8';
+      const weights = isWide ? wide : finer;
       rules.push({ match: { tensor: weight.value.name }, use: { weights }, because: 'a small layer' });
     }
   }
-  const wide = rules.filter(({ use }) => use.weights === 'int8').length;
+  const wide = rules.filter(({ use }) => use.weights?.startsWith('int8')).length;
   const kinds = [
     wide > 0 ? `${wide} get 8 bits` : '',
     rules.length > wide ? `${rules.length - wide} smaller blocks` : '',

@@ -295,9 +295,11 @@ function interfaceNotes(model: Model): string[] {
 
 /** What was tried in vain. */
 function stageNotes(stages: readonly StageResult[]): string[] {
-  return stages.flatMap(({ stage, kept, sqnr, changed }) => {
+  return stages.flatMap(({ stage, kept, sqnr, gain, leastGain, changed }) => {
     if (kept || changed === 0) return [];
     if (Number.isNaN(sqnr)) return [`${stage} was taken back: the float model gave nothing finite to measure it by.`];
+    if (gain > 0 && leastGain !== undefined)
+      return [`${stage} was taken back: less than ${leastGain} dB does not pay for the operators that it adds.`];
     return [`${stage} was taken back: on held-out samples the outputs were closer without it.`];
   });
 }

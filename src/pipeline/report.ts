@@ -36,6 +36,8 @@ export interface StageResult {
    */
   readonly sqnr: number;
   readonly gain: number;
+  /** Decibels that it had to gain to be kept, where it costs time when the model runs. */
+  readonly leastGain?: number;
   /** Layers, groups, blocks or tensors that it changed. */
   readonly changed: number;
   /** What it left as it was, and why. */
