@@ -120,7 +120,7 @@ function shift({ node, input }: Place, amount: (place: number) => number): void 
 }
 
 /** What a layer makes of a constant for each channel. */
-function responses({ node, channels }: Slot, amounts: Float64Array): Float64Array {
+export function responses({ node, channels }: Slot, amounts: Float64Array): Float64Array {
   const { weight, reads, makes } = layerAxes(node)!;
   const { shape } = weight;
   const values = weight.floats();

@@ -8,8 +8,10 @@ import type { Graph } from '../graph/graph.ts';
 import type { Node } from '../graph/node.ts';
 import type { Value } from '../graph/value.ts';
 import { Tensor } from '../tensor/tensor.ts';
-import { setConstant } from './scale.ts';
-import { constant } from './tracer.ts';
+import { responses } from './bias-absorption.ts';
+import { isOwned, layerAxes } from './layers.ts';
+import { multiply, setConstant } from './scale.ts';
+import { constant, type Slot } from './tracer.ts';
 
 /** The values x = (p − o)·δ of one channel, with p from −128 to 127. */
 export interface Grid {
@@ -20,6 +22,9 @@ export interface Grid {
 
 /** What p is at most, and at least. */
 export const gridInterval = { min: -128, max: 127 } as const;
+
+/** More different values are no pixels of 8 bits. */
+export const mostValues = 256;
 
 /** Fewer different values tell little of where others lie. */
 const leastValues = 64;
@@ -37,7 +42,7 @@ const tolerance = 0.01;
 export function gridOf(values: readonly number[]): Grid | undefined {
   const sorted = [...values].sort((a, b) => a - b);
   const [least, most] = [sorted[0], sorted[sorted.length - 1]];
-  if (sorted.length < leastValues || sorted.length > 256 || !Number.isFinite(most - least)) return undefined;
+  if (sorted.length < leastValues || sorted.length > mostValues || !Number.isFinite(most - least)) return undefined;
   let gap = Number.POSITIVE_INFINITY;
   for (let i = 1; i < sorted.length; i++) gap = Math.min(gap, sorted[i] - sorted[i - 1]);
   const steps = Math.round((most - least) / gap);
@@ -70,18 +75,20 @@ export function griddedInputs(graph: Graph): { readonly input: Value; readonly c
       !users.every((node) => node.graph === graph && isConvolution(node))
     )
       return [];
-    const counts = new Set(users.map((node) => channelsOf(node)));
-    return counts.size === 1 ? [{ input, channels: [...counts][0] }] : [];
+    return [{ input, channels: readBy(users[0]).channels.length }];
   });
 }
 
-function channelsOf(node: Node): number {
-  return (constant(node.inputs[1]) as Tensor).shape[1] * node.int('group', 1);
+/** Where a convolution's weight takes up the channels that it reads. */
+function readBy(node: Node): Slot {
+  const { weight, reads } = layerAxes(node)!;
+  const channels = Int32Array.from({ length: weight.shape[reads.axis] * reads.blocks }, (_, channel) => channel);
+  return { node, input: 1, ...reads, channels, kind: 'weight', power: 1 };
 }
 
 /** With constants of its own, and padding that is known. */
 function isConvolution(node: Node): boolean {
-  if (!node.is('Conv') || !constant(node.inputs[1]) || node.input(1).useCount > 1) return false;
+  if (!node.is('Conv') || !constant(node.inputs[1]) || !isOwned(node)) return false;
   if (node.inputs[2] && !constant(node.inputs[2])) return false;
   return ['NOTSET', 'VALID'].includes(node.string('auto_pad', 'NOTSET'));
 }
@@ -95,16 +102,29 @@ function isConvolution(node: Node): boolean {
 export function readOnGrid(input: Value, grids: readonly Grid[]): string[] {
   const perPads = new Map<string, Value>();
   for (const node of [...input.users]) {
-    const weight = constant(node.inputs[1]) as Tensor;
-    const rank = weight.shape.length;
-    const pads = padsOf(node, rank - 2);
+    const slot = readBy(node);
+    const weight = node.input(1).tensor as Tensor;
+    const pads = padsOf(node, weight.shape.length - 2);
     const key = pads.join();
     const pixels = perPads.get(key) ?? pixelsOf(input, grids, pads, node);
     perPads.set(key, pixels);
-    const bias = biasOnGrid(node, weight, grids);
+    const shifts = responses(
+      slot,
+      Float64Array.from(grids, ({ step, zero }) => step * zero),
+    );
+    const bias = Tensor.float32(
+      [shifts.length],
+      shifts.map((shift, made) => (node.inputs[2]?.tensor?.floats()[made] ?? 0) - shift),
+    );
     if (node.inputs[2]) setConstant(node, 2, bias);
     else node.setInput(2, node.graph.addInitializer(`${node.name || node.output().name}/bias`, bias));
-    setConstant(node, 1, weightOnGrid(weight, node.int('group', 1), grids));
+    const values = weight.floats().slice();
+    multiply(
+      slot,
+      values,
+      Float64Array.from(grids, ({ step }) => step),
+    );
+    setConstant(node, 1, Tensor.float32(weight.shape, values));
     node.setInput(0, pixels);
     node.set('auto_pad', undefined);
     node.set(
@@ -119,61 +139,22 @@ export function readOnGrid(input: Value, grids: readonly Grid[]): string[] {
 /** What is zero beside the picture must be the channel's zero beside the pixels. */
 function pixelsOf(input: Value, grids: readonly Grid[], pads: readonly number[], before: Node): Value {
   const { graph, name } = input;
-  const perChannel = (of: (grid: Grid) => number) =>
-    Tensor.float32([grids.length, ...new Array<number>(pads.length / 2).fill(1)], Float64Array.from(grids, of));
+  const half = pads.length / 2;
+  const perChannel = (what: string, of: (grid: Grid) => number) => {
+    const shape = [grids.length, ...new Array<number>(half).fill(1)];
+    return graph.addInitializer(`${name}/${what}`, Tensor.float32(shape, Float64Array.from(grids, of)));
+  };
   const add = (op: string, inputs: readonly Value[]) =>
     graph.add({ op, name: `${name}/${op}`, inputs, outputs: [`${name}/${op}`] }, before).output();
-  const half = pads.length / 2;
   const around = [0, 0, ...pads.slice(0, half), 0, 0, ...pads.slice(half)];
   const framed = pads.some((pad) => pad !== 0)
     ? add('Pad', [input, graph.addInitializer(`${name}/pads`, Tensor.int64([around.length], around))])
     : input;
-  const scaled = add('Mul', [
-    framed,
-    graph.addInitializer(
-      `${name}/steps`,
-      perChannel(({ step }) => 1 / step),
-    ),
-  ]);
-  return add('Add', [
-    scaled,
-    graph.addInitializer(
-      `${name}/zeros`,
-      perChannel(({ zero }) => zero),
-    ),
-  ]);
+  const scaled = add('Mul', [framed, perChannel('steps', ({ step }) => 1 / step)]);
+  return add('Add', [scaled, perChannel('zeros', ({ zero }) => zero)]);
 }
 
 function padsOf(node: Node, axes: number): readonly number[] {
   const pads = node.string('auto_pad', 'NOTSET') === 'NOTSET' ? node.ints('pads') : undefined;
   return pads ?? new Array<number>(2 * axes).fill(0);
-}
-
-/** Calls `visit` with the index, the output channel and the input channel of each number of a convolution's weight. */
-function eachTap({ shape }: Tensor, groups: number, visit: (index: number, made: number, read: number) => void): void {
-  const [outputs, inputs] = shape;
-  const taps = shape.slice(2).reduce((a, b) => a * b, 1);
-  for (let made = 0, index = 0; made < outputs; made++) {
-    const first = Math.floor((made * groups) / outputs) * inputs;
-    for (let read = first; read < first + inputs; read++) {
-      for (let tap = 0; tap < taps; tap++) visit(index++, made, read);
-    }
-  }
-}
-
-function weightOnGrid(weight: Tensor, groups: number, grids: readonly Grid[]): Tensor {
-  const values = weight.floats().slice();
-  eachTap(weight, groups, (index, _, read) => {
-    values[index] *= grids[read].step;
-  });
-  return Tensor.float32(weight.shape, values);
-}
-
-function biasOnGrid(node: Node, weight: Tensor, grids: readonly Grid[]): Tensor {
-  const sums = Float64Array.from({ length: weight.shape[0] }, (_, made) => node.inputs[2]?.tensor?.floats()[made] ?? 0);
-  const values = weight.floats();
-  eachTap(weight, node.int('group', 1), (index, made, read) => {
-    sums[made] -= values[index] * grids[read].step * grids[read].zero;
-  });
-  return Tensor.float32([sums.length], sums);
 }

@@ -36,7 +36,7 @@ export function layerAxes(node: Node): LayerAxes | undefined {
 }
 
 /** True for a weight that nothing else reads: factors would make a second copy of a shared one. */
-function isOwned(node: Node, input = 1): boolean {
+export function isOwned(node: Node, input = 1): boolean {
   const value = node.inputs[input];
   return value?.useCount === 1 && !value.isGraphOutput;
 }

@@ -116,7 +116,7 @@ function termsOf(
   for (const slot of producers.filter(({ kind }) => kind === 'weight')) {
     if (slot.node.is('Gather')) {
       // The channels of a row share its scale.
-      terms.push({ ranges: weightSteps(slot), power: -1, weights: loudness.slice() });
+      terms.push({ ranges: weightSteps(slot), power: -1, weights: loudness });
       continue;
     }
     const energy = perChannel ? undefined : inputEnergy(slot, factorsOf, statistics);

@@ -17,10 +17,19 @@ export interface ErrorSummary {
   readonly referenceNonFinite: number;
 }
 
+export interface ErrorEnergies extends Pick<ErrorSummary, 'count' | 'nonFinite'> {
+  /** Σ reference². */
+  readonly signal: number;
+  /** Σ difference², over values that are finite in both. */
+  readonly noise: number;
+}
+
 export interface ErrorMeter {
   /** Adds pairs of values. Arrays must be equally long. */
   add(reference: Float32Array, other: Float32Array): void;
   summary(): ErrorSummary;
+  /** What SQNR is made of, of all pairs so far. */
+  energies(): ErrorEnergies;
 }
 
 /** Sums in double precision; memory does not grow with what is added. */
@@ -57,6 +66,7 @@ export function createErrorMeter(): ErrorMeter {
         count++;
       }
     },
+    energies: () => ({ signal, noise, count, nonFinite }),
     summary() {
       if (count + nonFinite === 0 && referenceNonFinite > 0) {
         const unknown = Number.NaN;

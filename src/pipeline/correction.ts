@@ -90,7 +90,7 @@ export async function correctLayers(
   for (const target of found) groupOf(target).layers.push(target);
   for (const target of normalizations) groupOf(target).normalizations.push(target);
   for (const target of others) groupOf(target).others.push(target);
-  const wantedOf = ({ tensor }: Target) => statistics.get(tensor)?.get('moments') as MomentsState;
+  const wantedOf = ({ tensor }: Target) => momentsAt(statistics, tensor) as MomentsState;
   const prefix = new Prefix(simulation.model, numbered(samples), { runtime, ...options });
   const order = [...groups.keys()].sort((a, b) => a - b).map((level) => groups.get(level) as Group);
   let done = 0;
@@ -116,6 +116,10 @@ export async function correctLayers(
   }
   const left = found.filter((target) => !target.bias).map(({ tensor }) => tensor);
   return { layers: found.length - left.length, left };
+}
+
+function momentsAt(statistics: Statistics, tensor: string): MomentsState | undefined {
+  return statistics.get(tensor)?.get('moments') as MomentsState | undefined;
 }
 
 type Target = CorrectionTarget | NormalizationTarget;
@@ -180,11 +184,11 @@ async function settleBehind(
   prefix: Prefix,
   { signal }: CorrectionOptions,
 ): Promise<void> {
-  const momentsOf = (tensor: string) => statistics.get(tensor)?.get('moments') as MomentsState | undefined;
+  if (simulation.hasFloatActivations) return;
   const watched = layers.flatMap((target) => {
     const { behind, channels } = target;
-    const wanted = behind && momentsOf(behind.tensor);
-    if (!behind || !wanted || simulation.hasFloatActivations) return [];
+    const wanted = behind && momentsAt(statistics, behind.tensor);
+    if (!behind || !wanted) return [];
     const sums = { made: new Float64Array(channels), slopes: new Float64Array(channels) };
     return [{ target, behind, wanted, value: simulation.resultOf(target), ...sums, count: 0 }];
   });
@@ -204,7 +208,7 @@ async function settleBehind(
   }
   for (const { target, wanted, made, slopes, count } of watched) {
     const own = presentBias(target);
-    const limits = deviations(momentsOf(target.tensor) as MomentsState);
+    const limits = deviations(momentsAt(statistics, target.tensor) as MomentsState);
     const bias = Float32Array.from(made, (sum, channel) => {
       const step = (wanted.mean[channel] - sum / count) / (slopes[channel] / count + leastSlope);
       const limit = largestStep * limits[channel];

@@ -1,11 +1,9 @@
 /** Which numbers occur in each channel of model inputs, as long as they are few. */
+import { mostValues } from '../equalization/input-grid.ts';
 import type { Value } from '../graph/value.ts';
 import type { Samples } from '../samples/sample.ts';
 import type { ChannelLayout } from '../statistics/index.ts';
 import { channelLayout } from './calibrate.ts';
-
-/** More different numbers than this are no pixels of 8 bits. */
-const most = 256;
 
 /**
  * @param inputs with channels on axis 1
@@ -45,7 +43,7 @@ function collect(values: Float32Array, { outer, inner }: ChannelLayout, sets: re
         if (values[index] === last) continue;
         last = values[index];
         set.add(last);
-        if (set.size > most) return false;
+        if (set.size > mostValues) return false;
       }
     }
   }

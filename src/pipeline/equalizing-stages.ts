@@ -37,7 +37,7 @@ interface Edited {
  */
 function equalizing(
   edit: (model: Model, best: Candidate, workshop: Workshop) => Promise<Edited>,
-  leastGain?: number,
+  leastGain = 0,
 ): Stage {
   return async (best, workshop, onProgress) => {
     const float = cloneModel(best.float);
@@ -45,12 +45,11 @@ function equalizing(
     if (changed === 0) return { changed };
     const begun = await workshop.begin(float);
     const candidate = { ...begun, intervals: new Map([...best.intervals, ...intervals]) };
-    const { recipe } = workshop;
     const trial =
       best.biases.size > 0
         ? (await tryCorrected(candidate, workshop, onProgress)).trial
-        : tryCandidate(candidate, recipe);
-    return { trial, changed, ...(leastGain === undefined ? {} : { leastGain }) };
+        : tryCandidate(candidate, workshop.recipe);
+    return { trial, changed, leastGain };
   };
 }
 

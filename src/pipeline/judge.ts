@@ -1,6 +1,7 @@
 /** Judges models by samples: how far their outputs are from the float model's. */
 import type { Model } from '../graph/model.ts';
 import { createDivergenceMeter } from '../metrics/divergence.ts';
+import { createErrorMeter, type ErrorEnergies } from '../metrics/error.ts';
 import type { Feeds, Runtime } from '../runtime/runtime.ts';
 import type { Samples } from '../samples/sample.ts';
 import { remember, take } from '../samples/select.ts';
@@ -42,7 +43,7 @@ export function createJudge(
     const known = kept;
     const reference = known ? undefined : await runtime.open(runnableBytes(float), settings);
     const session = await runtime.open(runnableBytes(model), settings);
-    const energies = new Map<string, Energies[]>();
+    const energies = new Map<string, ErrorEnergies[]>();
     const divergence = createDivergenceMeter();
     let seen: Feeds[] | undefined = [];
     let bytes = 0;
@@ -55,7 +56,9 @@ export function createJudge(
           if (x[name].isFloat && y[name]) {
             const known = energies.get(name) ?? [];
             energies.set(name, known);
-            known.push(energiesOf(x[name].floats(), y[name].floats()));
+            const meter = createErrorMeter();
+            meter.add(x[name].floats(), y[name].floats());
+            known.push(meter.energies());
           }
           bytes += x[name].byteLength;
         }
@@ -75,38 +78,22 @@ export function createJudge(
   };
 }
 
-/** Of one output in one run; of nothing where the float model gave nothing finite. */
-interface Energies {
-  readonly signal: number;
-  /** Infinite where the reference is finite and the other is not. */
-  readonly noise: number;
-  readonly count: number;
-}
-
-function energiesOf(reference: Float32Array, other: Float32Array): Energies {
-  let [signal, noise, count] = [0, 0, 0];
-  for (let i = 0; i < reference.length; i++) {
-    const a = reference[i];
-    if (!Number.isFinite(a)) continue;
-    const error = Number.isFinite(other[i]) ? a - other[i] : Number.POSITIVE_INFINITY;
-    signal += a * a;
-    noise += error * error;
-    count++;
-  }
-  return { signal, noise, count };
-}
-
 /** What is nearly silent counts as if it had this share of the energy that runs have in the mean. */
 const leastShare = 0.01;
 
 /** @param outputs for each the runs, as many for all */
-function sqnrOf(outputs: readonly (readonly Energies[])[]): number {
+function sqnrOf(outputs: readonly (readonly ErrorEnergies[])[]): number {
   const noises = outputs.flatMap((runs) => {
-    const known = runs.filter(({ count }) => count > 0);
+    const known = runs.filter(({ count, nonFinite }) => count + nonFinite > 0);
     const least = (leastShare * known.reduce((sum, { signal }) => sum + signal, 0)) / known.length;
     // What is zero in the float model has no size to compare its noise with.
-    if (!(least > 0) && !known.some(({ noise }) => noise === Number.POSITIVE_INFINITY)) return [];
-    return [runs.map(({ signal, noise, count }) => (count > 0 ? noise / Math.max(signal, least) : Number.NaN))];
+    if (!(least > 0) && known.every(({ nonFinite }) => nonFinite === 0)) return [];
+    return [
+      runs.map(({ signal, noise, count, nonFinite }) => {
+        if (nonFinite > 0) return Number.POSITIVE_INFINITY;
+        return count > 0 ? noise / Math.max(signal, least) : Number.NaN;
+      }),
+    ];
   });
   const errors: number[] = [];
   for (let run = 0; run < (noises[0]?.length ?? 0); run++) {

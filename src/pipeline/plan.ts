@@ -294,13 +294,13 @@ function smallLayerRules(
     bytes += alike.length * size;
     if (bytes > (hasBlocks ? maxFineShare : maxWideShareWithoutBlocks) * total) break;
     for (const weight of alike) {
-      const size = weight.use.kind.endsWith('convolution') ? 8 : 16;
+      const isConvolution = weight.use.kind.endsWith('convolution');
+      const size = isConvolution ? 8 : 16;
       const isWide = !hasBlocks || bytes <= maxWideShare * total;
       if (isTooSmall(weight, recipe) || (!isWide && size >= granularity.size)) continue;
       const finer = formatScheme({ ...scheme, granularity: { kind: 'block', size } });
       // Kernels that multiply blocks take 8 bits as well, but none without blocks.
-      const inBlocks = hasBlocks && !weight.use.kind.endsWith('convolution');
-      const wide = inBlocks ? `int8:g${Math.max(16, granularity.size)}` : 'int8';
+      const wide = hasBlocks && !isConvolution ? `int8:g${Math.max(16, granularity.size)}` : 'int8';
       const weights = isWide ? wide : finer;
       rules.push({ match: { tensor: weight.value.name }, use: { weights }, because: 'a small layer' });
     }
